@@ -1,0 +1,304 @@
+"""Images for training: a guard on the pixel range and a fast pipeline."""
+
+import itertools
+import random
+import types
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.mnist import load_mnist as load_mnist
+
+_REMEDY_FOR_BYTES = "These look like bytes: divide by 255, " + (
+    "as in `images.astype('float32') / 255`."
+)
+
+
+def check_images(images, image_shape: Sequence[int] | None = None) -> None:
+    """Raises an error unless the images are what a VAE can be trained on.
+
+    That is: floats in [0, 1], in an array of shape
+    `(batch, height, width, channels)` that is not empty. Outside that
+    range the cross-entropy is no likelihood, and its minimum is at
+    infinite logits: the loss turns negative, then NaN.
+
+    Args:
+        images: a NumPy array or a tensor.
+        image_shape: the expected shape of one image; by default any
+            `(height, width, channels)`.
+
+    Raises:
+        ValueError: that says what was expected, what was received and
+            what to do.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from vae_keras import check_images
+    >>> check_images(np.full((1, 8, 8, 1), 0.5))
+    """
+    shape = tuple(getattr(images, "shape", ()))
+    expected = "(batch, height, width, channels)"
+    if image_shape is not None:
+        expected = f"(batch, {', '.join(map(str, image_shape))})"
+    rank = 4 if image_shape is None else 1 + len(image_shape)
+    expectation = f"Expected images of shape {expected}, floats in [0, 1]."
+
+    if not hasattr(images, "dtype"):
+        raise ValueError(
+            f"{expectation} Received: {type(images).__name__}. Pass one "
+            "NumPy array or tensor, as from `np.stack`."
+        )
+    if len(shape) != rank:
+        remedy = "Reshape the images."
+        if len(shape) == rank - 1 and shape == tuple(image_shape or ()):
+            remedy = "This is one image: batch the data first."
+        elif len(shape) == rank - 1:
+            remedy = "Add the axis of channels: `images[..., np.newaxis]`."
+        raise ValueError(f"{expectation} Received: shape {shape}. {remedy}")
+    if image_shape is not None and shape[1:] != tuple(image_shape):
+        raise ValueError(
+            f"{expectation} Received: shape {shape}. Resize the images, or "
+            "build the encoder and decoder for this shape."
+        )
+    if 0 in shape:
+        raise ValueError(
+            f"{expectation} Received: an empty array, shape {shape}. Check "
+            "the split or the filter that selects the images."
+        )
+    images = np.asarray(images)
+    # The extremes of an array tell all: NaN and infinity come through.
+    low, high = images.min(), images.max()
+    if not np.issubdtype(images.dtype, np.floating):
+        remedy = "Convert them: `images.astype('float32')`."
+        if high > 1:
+            remedy = _REMEDY_FOR_BYTES
+        raise ValueError(
+            f"{expectation} Received: dtype {images.dtype}, values from "
+            f"{low} to {high}. {remedy}"
+        )
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(
+            f"{expectation} Received: NaN or infinity in "
+            f"{np.sum(~np.isfinite(images))} of {images.size} values. "
+            "Remove or mend the broken images."
+        )
+    # Resizing may overshoot by a rounding error, which harms nothing.
+    if low < -1e-6 or high > 1 + 1e-6:
+        remedy = "Rescale or clip the images to [0, 1]."
+        if low >= 0 and 2 <= high <= 255:
+            remedy = _REMEDY_FOR_BYTES
+        elif -1 <= low and high <= 1:
+            remedy = (
+                "These look like [-1, 1]: rescale from [-1, 1], as in "
+                "`(images + 1) / 2`."
+            )
+        raise ValueError(
+            f"{expectation} Received: values from {low:.6g} to {high:.6g}. "
+            f"{remedy}"
+        )
+
+
+def image_dataset(
+    images,
+    batch_size: int,
+    labels=None,
+    *,
+    shuffle: bool = True,
+    binarize: str | None = None,
+    seed: int | None = None,
+    initial_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Makes a fast dataset of batches from images that fit in memory.
+
+    Each pass over the dataset is an epoch: every image once, in a new
+    order, the last batch smaller if need be. The order and the
+    binarisation of epoch k depend on `(seed, k)` alone, so a training that
+    stopped after k epochs continues exactly with `initial_epoch=k`.
+
+    Shuffling moves indices, not pixels; each batch is gathered, scaled and
+    binarised inside the `tf.data` graph, from bytes where the pixels are
+    multiples of 1/255.
+
+    Args:
+        images: floats in [0, 1], shape `(n, height, width, channels)`.
+        batch_size: images per batch.
+        labels: optional array of length n, carried along.
+        shuffle: whether to reshuffle the images each epoch.
+        binarize: `None` keeps grey pixels; `"dynamic"` draws each pixel
+            from Bernoulli(x) anew each epoch; `"threshold"` rounds: 1
+            where x ≥ ½. These are three different data sets, and their
+            losses are not comparable.
+        seed: int, or `None` for one drawn from Python's generator, which
+            `keras.utils.set_random_seed` seeds.
+        initial_epoch: the number of the first epoch.
+
+    Returns:
+        A `tf.data.Dataset` of float32 batches `(batch, height, width,
+        channels)`, or of pairs with the labels; `len()` is known.
+
+    Raises:
+        ValueError: if the images do not pass `check_images`, or another
+            argument is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from vae_keras import image_dataset
+    >>> len(image_dataset(np.zeros((10, 8, 8, 1), "float32"), 4))
+    3
+
+    Reference:
+        Salakhutdinov and Murray, "On the Quantitative Analysis of Deep
+        Belief Networks", ICML 2008, for dynamic binarisation.
+    """
+    check_images(images)
+    images = np.asarray(images)
+    num_images = len(images)
+    _check_dataset_arguments(num_images, batch_size, labels, binarize)
+    if seed is None:
+        seed = random.randrange(2**31)
+    num_batches = -(-num_images // batch_size)
+    num_whole = num_images - num_images % batch_size
+    chunk_size = max(1, 1024 // batch_size)
+    num_chunks = -(-num_whole // (batch_size * chunk_size))
+    pixels = tf.constant(_as_bytes_if_exact(images))
+    labels = None if labels is None else tf.constant(np.asarray(labels))
+
+    # One Python number per epoch, the only thing that TensorFlow asks for.
+    epochs = itertools.count(initial_epoch)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: [next(epochs)],
+        output_signature=tf.TensorSpec((), tf.int64),
+    )
+
+    def load(rows, draw):
+        """Pixels (and labels) of the images `rows`, any shape of indices."""
+        x = tf.gather(pixels, rows)
+        if x.dtype == tf.uint8:
+            x = tf.cast(x, tf.float32) / 255.0
+        if binarize == "dynamic":
+            uniform = tf.random.stateless_uniform(
+                tf.shape(x), seed=tf.stack([tf.cast(seed, tf.int64), draw])
+            )
+            x = tf.cast(uniform < x, tf.float32)
+        elif binarize == "threshold":
+            x = tf.cast(x >= 0.5, tf.float32)
+        return x if labels is None else (x, tf.gather(labels, rows))
+
+    def batches_of_epoch(epoch):
+        order = tf.range(num_images)
+        if shuffle:
+            order = tf.random.experimental.stateless_shuffle(
+                order, seed=[seed, -1 - epoch]
+            )
+        whole, rest = order[:num_whole], order[num_whole:]
+        rows = tf.reshape(whole, [-1, batch_size])
+
+        # TensorFlow's cost is by the operation more than by the pixel: a
+        # chunk of batches, (chunk, batch), is gathered at once, then cut.
+        def batches_of_chunk(i):
+            chunk = rows[i * chunk_size : (i + 1) * chunk_size]
+            parts = load(chunk, epoch * (num_chunks + 1) + i)
+            return tf.data.Dataset.from_tensor_slices(parts)
+
+        batches = tf.data.Dataset.range(num_chunks).flat_map(batches_of_chunk)
+        if num_whole < num_images:
+            last = load(rest[tf.newaxis], (epoch + 1) * (num_chunks + 1) - 1)
+            last = tf.data.Dataset.from_tensor_slices(last)
+            batches = batches.concatenate(last)
+        return batches
+
+    dataset = dataset.flat_map(batches_of_epoch)
+    dataset = dataset.apply(
+        tf.data.experimental.assert_cardinality(num_batches)
+    )
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    # `checked_data` need not look at these images again.
+    dataset.image_shape_checked = images.shape[1:]
+    return dataset
+
+
+def _as_bytes_if_exact(images: np.ndarray) -> np.ndarray:
+    """Returns pixels as uint8 where that loses nothing, else as float32."""
+    images = images.astype("float32", copy=False)
+    pixels = np.rint(images * 255).astype("uint8")
+    exact = np.array_equal(pixels.astype("float32") / np.float32(255), images)
+    return pixels if exact else images
+
+
+def _check_dataset_arguments(num_images, batch_size, labels, binarize) -> None:
+    if isinstance(batch_size, bool) or not batch_size == int(batch_size) > 0:
+        raise ValueError(
+            "Expected `batch_size` to be a positive integer. Received: "
+            f"batch_size={batch_size!r}."
+        )
+    if labels is not None and len(labels) != num_images:
+        raise ValueError(
+            "Expected as many labels as images. Received: "
+            f"{num_images} images and {len(labels)} labels. Take both from "
+            "the same split."
+        )
+    if binarize not in (None, "dynamic", "threshold"):
+        raise ValueError(
+            "Expected `binarize` to be None, 'dynamic' or 'threshold'. "
+            f"Received: binarize={binarize!r}."
+        )
+
+
+def checked_data(data, image_shape: Sequence[int]):
+    """Looks at the images in what a user passes to `fit`.
+
+    Arrays are checked whole, datasets and generators on their first batch.
+
+    Args:
+        data: images, `(images, …)`, or a dataset or generator of batches.
+        image_shape: the shape of one image.
+
+    Returns:
+        The same data. For a generator, which can be read only once, a new
+        one that still begins with the batch that was looked at.
+
+    Raises:
+        ValueError: as `check_images`.
+    """
+    if isinstance(data, tf.distribute.DistributedDataset):
+        return data  # Its batches lie on other devices already.
+    if isinstance(data, types.GeneratorType):
+        first = next(data, None)
+        _check_batch(first, image_shape)
+        return _rejoined(first, data)
+    if isinstance(data, tf.data.Dataset):
+        shape = getattr(data, "image_shape_checked", None)
+        if shape != tuple(image_shape):
+            _check_batch(next(iter(data), None), image_shape)
+    elif isinstance(data, keras.utils.PyDataset):
+        _check_batch(data[0], image_shape)
+    elif _is_loader(data):
+        _check_batch(next(iter(data), None), image_shape)
+    else:
+        _check_batch(data, image_shape)
+    return data
+
+
+def _is_loader(data) -> bool:
+    """Whether `data` is an iterable over batches, such as a DataLoader."""
+    is_array = hasattr(data, "__array__") or isinstance(data, (tuple, list))
+    return hasattr(data, "__iter__") and not is_array
+
+
+def _check_batch(batch, image_shape) -> None:
+    if batch is None:
+        raise ValueError(
+            "Expected a dataset of image batches. Received: an empty one. "
+            "Check the files or the filter that it is made from."
+        )
+    images, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    check_images(images, image_shape)
+
+
+def _rejoined(first, rest):
+    yield first
+    yield from rest

@@ -1,0 +1,144 @@
+"""MNIST, whole and offline, through TensorFlow Datasets.
+
+The four original files lie beside this module. TensorFlow Datasets' own
+MNIST builder is pointed at them instead of at the network, so its splits,
+its metadata and its cache on disk are the real ones.
+"""
+
+import gzip
+import hashlib
+import pathlib
+import tempfile
+import zlib
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def load_mnist(
+    split: str = "train", data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loads handwritten digits as floats in [0, 1], with their labels.
+
+    The first call prepares the data set on disk, from files that ship with
+    this package; later calls reuse that copy, or any copy of MNIST that
+    TensorFlow Datasets has prepared there before. Nothing is downloaded.
+
+    Args:
+        split: a split of TensorFlow Datasets: `"train"` (60,000 digits),
+            `"test"` (10,000), `"train[:55000]"`, `"train[55000:]"`, …
+        data_dir: where prepared data sets are kept. By default
+            `TFDS_DATA_DIR`, or `tensorflow_datasets` in the home folder.
+
+    Returns:
+        `(images, labels)`: float32 `(n, 28, 28, 1)` in [0, 1] and int64
+        `(n,)` from 0 to 9.
+
+    Raises:
+        FileNotFoundError: if one of the four files is missing.
+        ValueError: if one of them is damaged, or there is no such split.
+
+    Example:
+
+    >>> from vae_keras import load_mnist
+    >>> images, labels = load_mnist("test")
+    >>> images.shape, labels[:3].tolist()
+    ((10000, 28, 28, 1), [2, 0, 4])
+
+    Reference:
+        LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied
+        to document recognition", Proceedings of the IEEE, 1998.
+    """
+    # TensorFlow Datasets takes a while to import: only who loads MNIST pays.
+    import tensorflow_datasets as tfds
+
+    builder = _prepared_builder(tfds, data_dir)
+    try:
+        dataset = builder.as_dataset(split=split, batch_size=-1)
+    except (ValueError, AssertionError, KeyError) as error:
+        raise ValueError(
+            "Expected `split` to be a split of TensorFlow Datasets, such as "
+            f"'train', 'test' or 'train[:55000]'. Received: split={split!r} "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    examples = tfds.as_numpy(dataset)
+    images = examples["image"].astype("float32") / np.float32(255)
+    return images, examples["label"]
+
+
+def _prepared_builder(tfds, data_dir):
+    """TensorFlow Datasets' MNIST builder, fed with the files beside this."""
+    # A registered class of this name would replace the original one.
+    with tfds.core.registered.skip_registration():
+
+        class MNIST(tfds.image_classification.MNIST):
+            def _split_generators(self, dl_manager):
+                return super()._split_generators(_LocalFiles(unpacked))
+
+    builder = MNIST(data_dir=data_dir)
+    with tempfile.TemporaryDirectory() as unpacked:
+        try:
+            builder.download_and_prepare()
+        except Exception:
+            # Another process may have prepared the same data meanwhile:
+            # then the last step, a rename, fails, and its copy is as good.
+            builder = MNIST(data_dir=data_dir)
+            if not builder.info.splits:
+                raise
+    return builder
+
+
+class _LocalFiles:
+    """Stands in for the download manager; unpacks and checks our files."""
+
+    def __init__(self, folder: str):
+        self.folder = pathlib.Path(folder)
+
+    def download_and_extract(self, urls: dict[str, str]) -> dict[str, str]:
+        names = {key: url.rsplit("/", 1)[1] for key, url in urls.items()}
+        return {key: self._unpack(name) for key, name in names.items()}
+
+    def _unpack(self, name: str) -> str:
+        source, target = FOLDER / name, self.folder / name
+        if not source.exists():
+            raise FileNotFoundError(
+                f"Expected the MNIST file {name} in the package. Received: "
+                f"no such file in {FOLDER}. Install vae_keras again."
+            )
+        size, expected = _SIZES_AND_CHECKSUMS[name]
+        try:
+            with gzip.open(source) as file:
+                # One byte more than expected tells that there are too many.
+                contents = file.read(size + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            contents = f"unreadable: {error}".encode()
+        received = hashlib.sha256(contents).hexdigest()
+        if received != expected:
+            raise ValueError(
+                f"Expected the MNIST file {name}, unpacked, to have the "
+                f"SHA-256 checksum {expected}. Received: {received}. The "
+                "file is damaged: install vae_keras again."
+            )
+        target.write_bytes(contents)
+        return str(target)
+
+
+_SIZES_AND_CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": (
+        16 + 60_000 * 28 * 28,
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        8 + 60_000,
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        16 + 10_000 * 28 * 28,
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        8 + 10_000,
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+}

@@ -1,0 +1,405 @@
+"""The variational autoencoder, a Keras model with a train step of its own."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+
+import keras
+import tensorflow as tf
+
+from vae_keras.data import checked_data
+from vae_keras.layers import Sampling
+from vae_keras.losses import bernoulli_nll, gaussian_kl
+from vae_keras.speed import fused_steps, keep_freed_memory
+
+
+@keras.saving.register_keras_serializable(package="vae_keras")
+class VAE(keras.Model):
+    """A variational autoencoder: prior N(0, I), Gaussian q(z|x), Bernoulli p(x|z).
+
+    Training minimises the negative ELBO, with its KL term weighted by β:
+
+        −ELBO = E_q(z|x)[−log p(x|z)] + KL(q(z|x) ‖ p(z))
+        loss  = reconstruction_loss   + β · kl_loss
+
+    Both terms are sums over pixels and over latent dimensions and means
+    over examples: nats per image.
+
+    Args:
+        encoder: a Keras model, images `(batch, *image_shape)` to
+            `[z_mean, z_log_var]`, two tensors of one shape.
+        decoder: a Keras model, latents of that shape to logits
+            `(batch, *image_shape)`.
+        beta: the weight of the KL term. 1 gives the ELBO. The weight in
+            force is the variable `vae.beta`, which a callback may change
+            during training; `val_loss` always uses the value given here.
+        seed: int or `None`, the seed of the noise, as in `Sampling`.
+        **kwargs: keyword arguments of `keras.Model`.
+
+    `fit`, `evaluate` and `predict` take images alone or `(images, labels)`
+    pairs (labels are ignored), as arrays, `tf.data` datasets or
+    generators. The metrics `loss`, `reconstruction_loss` and `kl_loss` are
+    means over the examples of an epoch, with sample weights Σ wℓ / n.
+    Validation noise is fixed, so two evaluations agree, and evaluating
+    does not move the training noise.
+
+    Raises:
+        ValueError: if the shapes of encoder, decoder and images do not
+            fit together.
+
+    Example:
+
+    >>> import vae_keras
+    >>> vae = vae_keras.VAE(
+    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
+    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
+    ... )
+    >>> vae.compile("adam")
+    >>> tuple(vae.generate(3, seed=0).shape)
+    (3, 28, 28, 1)
+
+    References:
+        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
+        arXiv:1312.6114. Higgins et al., "beta-VAE", ICLR 2017, for β.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model,
+        beta: float = 1.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not 0 <= beta < float("inf"):
+            raise ValueError(
+                "Expected `beta` to be a finite number, zero or greater. "
+                f"Received: beta={beta}."
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.target_beta = float(beta)
+        self.seed = seed
+        self.image_shape, self.latent_shape = _matching_shapes(encoder, decoder)
+
+        # === Layers and variables ===
+        self.sampling = Sampling(seed, dtype="float32", name="sampling")
+        # Noise of its own, rewound before each evaluation.
+        self.validation_sampling = Sampling(
+            0, dtype="float32", name="validation_sampling"
+        )
+        self.beta = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(beta),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            name="beta",
+        )
+
+        # === Metrics ===
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self.reconstruction_loss_tracker = keras.metrics.Mean(
+            name="reconstruction_loss"
+        )
+        self.kl_loss_tracker = keras.metrics.Mean(name="kl_loss")
+        self.built = True
+
+    # === Using the model ===
+
+    def encode(self, x) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `(z_mean, z_log_var)` of q(z|x), each `(batch, *latent_shape)`."""
+        z_mean, z_log_var = self.encoder(x, training=False)
+        return tf.cast(z_mean, tf.float32), tf.cast(z_log_var, tf.float32)
+
+    def decode(self, z) -> tf.Tensor:
+        """Returns the mean of p(x|z): pixels in [0, 1], `(batch, *image_shape)`."""
+        logits = self.decoder(z, training=False)
+        return tf.sigmoid(tf.cast(logits, tf.float32))
+
+    def generate(self, num_images: int, seed: int | None = None) -> tf.Tensor:
+        """Decodes latents drawn from the prior N(0, I).
+
+        Args:
+            num_images: how many images to draw.
+            seed: int, to get the same images again; `None` draws new ones.
+
+        Returns:
+            float32 pixel means in [0, 1], `(num_images, *image_shape)`.
+        """
+        z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
+        return self.decode(z)
+
+    def call(self, x, training=None) -> tf.Tensor:
+        """Returns reconstructions through the posterior mean: no noise."""
+        z_mean, _ = self.encoder(x, training=training)
+        logits = self.decoder(z_mean, training=training)
+        return tf.sigmoid(tf.cast(logits, tf.float32))
+
+    # === Training ===
+
+    def elbo_terms(self, data, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the two terms of −ELBO for each example of a batch.
+
+        Args:
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+            training: whether to draw training noise (else the fixed
+                validation noise), also passed to encoder and decoder.
+
+        Returns:
+            `(reconstruction_loss, kl_loss)`, each float32 `(batch,)` in
+            nats, times the sample weight where there is one.
+        """
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        sampling = self.sampling if training else self.validation_sampling
+        z_mean, z_log_var = self.encoder(x, training=training)
+        z = sampling((z_mean, z_log_var))
+        logits = self.decoder(z, training=training)
+        terms = bernoulli_nll(x, logits), gaussian_kl(z_mean, z_log_var)
+        if sample_weight is not None:
+            sample_weight = tf.reshape(sample_weight, [-1])
+            terms = [tf.cast(sample_weight, t.dtype) * t for t in terms]
+        return tuple(terms)
+
+    def train_step(self, data) -> dict[str, tf.Tensor]:
+        """Descends the gradient of the loss of one batch."""
+        with tf.GradientTape() as tape:
+            reconstruction_loss, kl_loss = self.elbo_terms(data, training=True)
+            losses = reconstruction_loss + self.beta * kl_loss  # (batch,)
+            loss = tf.reduce_sum(losses) / self._batch_size(losses)
+            loss += self._penalty() / self._num_replicas
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, self.trainable_weights)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return self._update_metrics(losses, reconstruction_loss, kl_loss)
+
+    def test_step(self, data) -> dict[str, tf.Tensor]:
+        """Measures the loss of one batch, with the constructor's β."""
+        reconstruction_loss, kl_loss = self.elbo_terms(data, training=False)
+        losses = reconstruction_loss + self.target_beta * kl_loss
+        return self._update_metrics(losses, reconstruction_loss, kl_loss)
+
+    def _update_metrics(self, losses, reconstruction_loss, kl_loss):
+        self.loss_tracker.update_state(losses + self._penalty())
+        self.reconstruction_loss_tracker.update_state(reconstruction_loss)
+        self.kl_loss_tracker.update_state(kl_loss)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def _penalty(self) -> tf.Tensor:
+        """The sum of the networks' own losses: regularisers, `add_loss`."""
+        return tf.add_n([tf.zeros(()), *self.losses])
+
+    @property
+    def _num_replicas(self) -> int:
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _batch_size(self, losses: tf.Tensor) -> tf.Tensor:
+        """The number of examples in the batch, over all replicas.
+
+        Keras adds up the replicas' gradients. So each replica divides its
+        sum of losses by the number of examples of all: a replica that got
+        fewer examples, or none, then counts for just as much as it should.
+        """
+        size = tf.cast(tf.shape(losses)[0], losses.dtype)
+        if self._num_replicas > 1:
+            context = tf.distribute.get_replica_context()
+            size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
+        return size
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [
+            self.loss_tracker,
+            self.reconstruction_loss_tracker,
+            self.kl_loss_tracker,
+        ]
+
+    def reset_metrics(self) -> None:
+        """Also rewinds the validation noise: each evaluation draws the same."""
+        super().reset_metrics()
+        state = self.validation_sampling.seed_generator.state
+        state.assign([self.validation_sampling.seed, 0])
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs) -> None:
+        """As `keras.Model.compile`, without `loss` and `metrics`.
+
+        Raises:
+            ValueError: if `loss`, `loss_weights`, `metrics` or
+                `weighted_metrics` is given, or `jit_compile=True` under a
+                strategy of several replicas.
+        """
+        own = {"loss": loss, **kwargs}
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if own.get(name) is not None:
+                raise ValueError(
+                    f"Expected no `{name}` in `compile`: a VAE computes its "
+                    "own loss (reconstruction + beta * KL) and reports it. "
+                    f"Received: {name}={own[name]!r}. Remove the argument; "
+                    "to change the loss, set `beta` or override `elbo_terms`."
+                )
+        if self._num_replicas > 1:
+            if kwargs.get("jit_compile") is True:
+                raise ValueError(
+                    "Expected `jit_compile` to be False or 'auto' under a "
+                    "distribution strategy: XLA cannot compile the exchange "
+                    "of gradients between replicas. Received: "
+                    "jit_compile=True. Remove the argument."
+                )
+            kwargs["jit_compile"] = False
+        super().compile(optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict) -> None:
+        # Keras asks for this method wherever `compile` is overridden.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def make_train_function(self, force: bool = False):
+        if self.train_function is None or force:
+            super().make_train_function(force=True)
+            fused = self.jit_compile and self.steps_per_execution > 1
+            if fused and not self.run_eagerly:
+                self.train_function = fused_steps(self, self.train_function)
+        return self.train_function
+
+    def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
+        """As `keras.Model.fit`, after a look at the images.
+
+        Raises:
+            ValueError: before the first step, if the images (all of an
+                array, the first batch of anything else) are not floats in
+                [0, 1] of the shape that the encoder takes.
+        """
+        x = checked_data(x, self.image_shape)
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = checked_data(
+                kwargs["validation_data"], self.image_shape
+            )
+        if isinstance(x, tf.data.Dataset):
+            # Keras warns when it is asked to shuffle one, its own default.
+            kwargs.setdefault("shuffle", False)
+        keep_freed_memory()
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """As `keras.Model.evaluate`, after the same look as in `fit`."""
+        # `fit` evaluates each epoch, on images that it has looked at.
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = checked_data(x, self.image_shape)
+        return super().evaluate(x, *args, **kwargs)
+
+    # === Saving ===
+
+    def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
+        """As `keras.Model.save`; an existing file is replaced at the end."""
+        with _replacing(filepath, overwrite) as path:
+            super().save(path, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
+        """As `keras.Model.save_weights`; replaces a file only at the end."""
+        with _replacing(filepath, overwrite) as path:
+            super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    def _random_states(self) -> list[keras.Variable]:
+        """The states of all seed generators, the networks' own included."""
+        weights = {id(weight) for weight in self.weights}
+        return [v for v in self.variables if id(v) not in weights]
+
+    def save_own_variables(self, store) -> None:
+        # Keras does not store random states; without them a resumed
+        # training would draw other noise than one that never stopped.
+        store["beta"] = keras.ops.convert_to_numpy(self.beta)
+        for i, state in enumerate(self._random_states()):
+            store[f"random_state_{i}"] = keras.ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store) -> None:
+        self.beta.assign(store["beta"][()])
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[f"random_state_{i}"][()])
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "decoder": keras.saving.serialize_keras_object(self.decoder),
+            "beta": self.target_beta,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None):
+        networks = {
+            name: keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+            for name in ("encoder", "decoder")
+        }
+        return cls(**{**config, **networks})
+
+
+def _matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:
+    """Returns the shapes of an image and of a latent, or says what differs."""
+    image_shape = _input_shape(encoder)
+    outputs = encoder(keras.KerasTensor((None, *image_shape)))
+    shapes = [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise ValueError(
+            "Expected `encoder` to return [z_mean, z_log_var], two tensors "
+            f"of one shape. Received: tensors of shapes {shapes}. Give it "
+            "one output layer for each of the two."
+        )
+    latent_shape = shapes[0]
+    if None in image_shape or None in latent_shape:
+        raise ValueError(
+            "Expected fixed image and latent shapes. Received: images "
+            f"{image_shape} and latents {latent_shape}. Fix the sizes in "
+            "the encoder's `keras.Input`."
+        )
+    try:
+        logits = decoder(keras.KerasTensor((None, *latent_shape)))
+        decoded_shape = tuple(logits.shape[1:])
+    except ValueError as error:
+        raise ValueError(
+            "Expected `decoder` to take the latents that `encoder` gives, "
+            f"shape {latent_shape}. Received: a decoder that takes shape "
+            f"{_input_shape(decoder)}. Use the same `latent_dim` for both."
+        ) from error
+    if decoded_shape != image_shape:
+        raise ValueError(
+            "Expected `decoder` to return logits of the shape of the images "
+            f"that `encoder` takes, {image_shape}. Received: {decoded_shape}. "
+            "Use the same `image_shape` for both."
+        )
+    return image_shape, latent_shape
+
+
+def _input_shape(network) -> tuple:
+    """The input shape of a Keras model of any kind, without the batch."""
+    shape = getattr(network, "input_shape", None)
+    if shape is None:
+        shape = (network.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(
+            "Expected a network that knows its input shape. Received: "
+            f"{network.name!r}, which is not built. Call it once on a batch "
+            "first, or use `network.build((None, …))`."
+        )
+    return tuple(shape[1:])
+
+
+@contextlib.contextmanager
+def _replacing(filepath, overwrite: bool):
+    """Gives a path to write to, and moves the file into place at the end."""
+    path = pathlib.Path(filepath)
+    # Keras itself asks before it overwrites, and writes to remote storage.
+    if (path.exists() and not overwrite) or "://" in str(filepath):
+        yield filepath
+        return
+    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        yield temporary
+        if temporary.exists():
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
