@@ -1,6 +1,7 @@
 """Variational autoencoders for Keras 3 on TensorFlow, with a tutorial."""
 
-from vae_keras.data import check_images, image_dataset, load_mnist
+from vae_keras.checks import check_images
+from vae_keras.data import image_dataset, load_mnist
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
 from vae_keras.models import VAE

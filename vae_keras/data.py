@@ -1,104 +1,13 @@
-"""Images for training: a guard on the pixel range and a fast pipeline."""
+"""Images for training: MNIST, and a fast pipeline for arrays of images."""
 
 import itertools
 import random
-import types
-from collections.abc import Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from vae_keras.checks import check_images
 from vae_keras.mnist import load_mnist as load_mnist
-
-_REMEDY_FOR_BYTES = "These look like bytes: divide by 255, " + (
-    "as in `images.astype('float32') / 255`."
-)
-
-
-def check_images(images, image_shape: Sequence[int] | None = None) -> None:
-    """Raises an error unless the images are what a VAE can be trained on.
-
-    That is: floats in [0, 1], in an array of shape
-    `(batch, height, width, channels)` that is not empty. Outside that
-    range the cross-entropy is no likelihood, and its minimum is at
-    infinite logits: the loss turns negative, then NaN.
-
-    Args:
-        images: a NumPy array or a tensor.
-        image_shape: the expected shape of one image; by default any
-            `(height, width, channels)`.
-
-    Raises:
-        ValueError: that says what was expected, what was received and
-            what to do.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from vae_keras import check_images
-    >>> check_images(np.full((1, 8, 8, 1), 0.5))
-    """
-    shape = tuple(getattr(images, "shape", ()))
-    expected = "(batch, height, width, channels)"
-    if image_shape is not None:
-        expected = f"(batch, {', '.join(map(str, image_shape))})"
-    rank = 4 if image_shape is None else 1 + len(image_shape)
-    expectation = f"Expected images of shape {expected}, floats in [0, 1]."
-
-    if not hasattr(images, "dtype"):
-        raise ValueError(
-            f"{expectation} Received: {type(images).__name__}. Pass one "
-            "NumPy array or tensor, as from `np.stack`."
-        )
-    if len(shape) != rank:
-        remedy = "Reshape the images."
-        if len(shape) == rank - 1 and shape == tuple(image_shape or ()):
-            remedy = "This is one image: batch the data first."
-        elif len(shape) == rank - 1:
-            remedy = "Add the axis of channels: `images[..., np.newaxis]`."
-        raise ValueError(f"{expectation} Received: shape {shape}. {remedy}")
-    if image_shape is not None and shape[1:] != tuple(image_shape):
-        raise ValueError(
-            f"{expectation} Received: shape {shape}. Resize the images, or "
-            "build the encoder and decoder for this shape."
-        )
-    if 0 in shape:
-        raise ValueError(
-            f"{expectation} Received: an empty array, shape {shape}. Check "
-            "the split or the filter that selects the images."
-        )
-    images = np.asarray(images)
-    # The extremes of an array tell all: NaN and infinity come through.
-    low, high = images.min(), images.max()
-    if not np.issubdtype(images.dtype, np.floating):
-        remedy = "Convert them: `images.astype('float32')`."
-        if high > 1:
-            remedy = _REMEDY_FOR_BYTES
-        raise ValueError(
-            f"{expectation} Received: dtype {images.dtype}, values from "
-            f"{low} to {high}. {remedy}"
-        )
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(
-            f"{expectation} Received: NaN or infinity in "
-            f"{np.sum(~np.isfinite(images))} of {images.size} values. "
-            "Remove or mend the broken images."
-        )
-    # Resizing may overshoot by a rounding error, which harms nothing.
-    if low < -1e-6 or high > 1 + 1e-6:
-        remedy = "Rescale or clip the images to [0, 1]."
-        if low >= 0 and 2 <= high <= 255:
-            remedy = _REMEDY_FOR_BYTES
-        elif -1 <= low and high <= 1:
-            remedy = (
-                "These look like [-1, 1]: rescale from [-1, 1], as in "
-                "`(images + 1) / 2`."
-            )
-        raise ValueError(
-            f"{expectation} Received: values from {low:.6g} to {high:.6g}. "
-            f"{remedy}"
-        )
 
 
 def image_dataset(
@@ -144,7 +53,6 @@ def image_dataset(
             argument is out of range.
 
     Example:
-
     >>> import numpy as np
     >>> from vae_keras import image_dataset
     >>> len(image_dataset(np.zeros((10, 8, 8, 1), "float32"), 4))
@@ -246,59 +154,3 @@ def _check_dataset_arguments(num_images, batch_size, labels, binarize) -> None:
             "Expected `binarize` to be None, 'dynamic' or 'threshold'. "
             f"Received: binarize={binarize!r}."
         )
-
-
-def checked_data(data, image_shape: Sequence[int]):
-    """Looks at the images in what a user passes to `fit`.
-
-    Arrays are checked whole, datasets and generators on their first batch.
-
-    Args:
-        data: images, `(images, …)`, or a dataset or generator of batches.
-        image_shape: the shape of one image.
-
-    Returns:
-        The same data. For a generator, which can be read only once, a new
-        one that still begins with the batch that was looked at.
-
-    Raises:
-        ValueError: as `check_images`.
-    """
-    if isinstance(data, tf.distribute.DistributedDataset):
-        return data  # Its batches lie on other devices already.
-    if isinstance(data, types.GeneratorType):
-        first = next(data, None)
-        _check_batch(first, image_shape)
-        return _rejoined(first, data)
-    if isinstance(data, tf.data.Dataset):
-        shape = getattr(data, "image_shape_checked", None)
-        if shape != tuple(image_shape):
-            _check_batch(next(iter(data), None), image_shape)
-    elif isinstance(data, keras.utils.PyDataset):
-        _check_batch(data[0], image_shape)
-    elif _is_loader(data):
-        _check_batch(next(iter(data), None), image_shape)
-    else:
-        _check_batch(data, image_shape)
-    return data
-
-
-def _is_loader(data) -> bool:
-    """Whether `data` is an iterable over batches, such as a DataLoader."""
-    is_array = hasattr(data, "__array__") or isinstance(data, (tuple, list))
-    return hasattr(data, "__iter__") and not is_array
-
-
-def _check_batch(batch, image_shape) -> None:
-    if batch is None:
-        raise ValueError(
-            "Expected a dataset of image batches. Received: an empty one. "
-            "Check the files or the filter that it is made from."
-        )
-    images, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    check_images(images, image_shape)
-
-
-def _rejoined(first, rest):
-    yield first
-    yield from rest

@@ -50,7 +50,6 @@ class Sampling(keras.layers.Layer):
         A tensor of that shape, in the layer's compute dtype.
 
     Example:
-
     >>> import numpy as np
     >>> from vae_keras import Sampling
     >>> z = Sampling(seed=0)((np.zeros((3, 2)), np.zeros((3, 2))))

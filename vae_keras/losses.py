@@ -33,7 +33,6 @@ def bernoulli_nll(
         float32 of shape `(batch,)`: nats per image, summed over pixels.
 
     Example:
-
     >>> import numpy as np
     >>> from vae_keras import bernoulli_nll
     >>> x = np.array([[1.0, 0.0]], "float32")
@@ -65,7 +64,6 @@ def gaussian_kl(
         float32 of shape `(batch,)`: nats per image, never negative.
 
     Example:
-
     >>> import numpy as np
     >>> from vae_keras import gaussian_kl
     >>> float(gaussian_kl(np.array([[1.0, 2.0]]), np.zeros((1, 2)))[0])

@@ -1,23 +1,21 @@
 """The variational autoencoder, a Keras model with a train step of its own."""
 
-import contextlib
-import os
-import pathlib
-import uuid
-
 import keras
 import tensorflow as tf
 
-from vae_keras.data import checked_data
+from vae_keras.checks import checked_data
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
+from vae_keras.networks import matching_shapes
+from vae_keras.saving import replacing
 from vae_keras.speed import fused_steps, keep_freed_memory
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 class VAE(keras.Model):
-    """A variational autoencoder: prior N(0, I), Gaussian q(z|x), Bernoulli p(x|z).
+    """A variational autoencoder with Gaussian latents and Bernoulli pixels.
 
+    The prior p(z) is N(0, I), the posterior q(z|x) a diagonal Gaussian.
     Training minimises the negative ELBO, with its KL term weighted by β:
 
         −ELBO = E_q(z|x)[−log p(x|z)] + KL(q(z|x) ‖ p(z))
@@ -49,7 +47,6 @@ class VAE(keras.Model):
             fit together.
 
     Example:
-
     >>> import vae_keras
     >>> vae = vae_keras.VAE(
     ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
@@ -82,7 +79,7 @@ class VAE(keras.Model):
         self.decoder = decoder
         self.target_beta = float(beta)
         self.seed = seed
-        self.image_shape, self.latent_shape = _matching_shapes(encoder, decoder)
+        self.image_shape, self.latent_shape = matching_shapes(encoder, decoder)
 
         # === Layers and variables ===
         self.sampling = Sampling(seed, dtype="float32", name="sampling")
@@ -110,12 +107,26 @@ class VAE(keras.Model):
     # === Using the model ===
 
     def encode(self, x) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `(z_mean, z_log_var)` of q(z|x), each `(batch, *latent_shape)`."""
+        """Returns `(z_mean, z_log_var)` of q(z|x).
+
+        Args:
+            x: images in [0, 1], `(batch, *image_shape)`.
+
+        Returns:
+            Two float32 tensors `(batch, *latent_shape)`.
+        """
         z_mean, z_log_var = self.encoder(x, training=False)
         return tf.cast(z_mean, tf.float32), tf.cast(z_log_var, tf.float32)
 
     def decode(self, z) -> tf.Tensor:
-        """Returns the mean of p(x|z): pixels in [0, 1], `(batch, *image_shape)`."""
+        """Returns the mean of p(x|z).
+
+        Args:
+            z: latents, `(batch, *latent_shape)`.
+
+        Returns:
+            float32 pixel means in [0, 1], `(batch, *image_shape)`.
+        """
         logits = self.decoder(z, training=False)
         return tf.sigmoid(tf.cast(logits, tf.float32))
 
@@ -293,12 +304,12 @@ class VAE(keras.Model):
 
     def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
         """As `keras.Model.save`; an existing file is replaced at the end."""
-        with _replacing(filepath, overwrite) as path:
+        with replacing(filepath, overwrite) as path:
             super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
         """As `keras.Model.save_weights`; replaces a file only at the end."""
-        with _replacing(filepath, overwrite) as path:
+        with replacing(filepath, overwrite) as path:
             super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def _random_states(self) -> list[keras.Variable]:
@@ -336,70 +347,3 @@ class VAE(keras.Model):
             for name in ("encoder", "decoder")
         }
         return cls(**{**config, **networks})
-
-
-def _matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:
-    """Returns the shapes of an image and of a latent, or says what differs."""
-    image_shape = _input_shape(encoder)
-    outputs = encoder(keras.KerasTensor((None, *image_shape)))
-    shapes = [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
-    if len(shapes) != 2 or shapes[0] != shapes[1]:
-        raise ValueError(
-            "Expected `encoder` to return [z_mean, z_log_var], two tensors "
-            f"of one shape. Received: tensors of shapes {shapes}. Give it "
-            "one output layer for each of the two."
-        )
-    latent_shape = shapes[0]
-    if None in image_shape or None in latent_shape:
-        raise ValueError(
-            "Expected fixed image and latent shapes. Received: images "
-            f"{image_shape} and latents {latent_shape}. Fix the sizes in "
-            "the encoder's `keras.Input`."
-        )
-    try:
-        logits = decoder(keras.KerasTensor((None, *latent_shape)))
-        decoded_shape = tuple(logits.shape[1:])
-    except ValueError as error:
-        raise ValueError(
-            "Expected `decoder` to take the latents that `encoder` gives, "
-            f"shape {latent_shape}. Received: a decoder that takes shape "
-            f"{_input_shape(decoder)}. Use the same `latent_dim` for both."
-        ) from error
-    if decoded_shape != image_shape:
-        raise ValueError(
-            "Expected `decoder` to return logits of the shape of the images "
-            f"that `encoder` takes, {image_shape}. Received: {decoded_shape}. "
-            "Use the same `image_shape` for both."
-        )
-    return image_shape, latent_shape
-
-
-def _input_shape(network) -> tuple:
-    """The input shape of a Keras model of any kind, without the batch."""
-    shape = getattr(network, "input_shape", None)
-    if shape is None:
-        shape = (network.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(
-            "Expected a network that knows its input shape. Received: "
-            f"{network.name!r}, which is not built. Call it once on a batch "
-            "first, or use `network.build((None, …))`."
-        )
-    return tuple(shape[1:])
-
-
-@contextlib.contextmanager
-def _replacing(filepath, overwrite: bool):
-    """Gives a path to write to, and moves the file into place at the end."""
-    path = pathlib.Path(filepath)
-    # Keras itself asks before it overwrites, and writes to remote storage.
-    if (path.exists() and not overwrite) or "://" in str(filepath):
-        yield filepath
-        return
-    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    try:
-        yield temporary
-        if temporary.exists():
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -37,7 +37,6 @@ def plot_images(
             not as many.
 
     Example:
-
     >>> import numpy as np
     >>> from vae_keras import plot_images
     >>> figure = plot_images(np.random.rand(10, 8, 8, 1), columns=5)

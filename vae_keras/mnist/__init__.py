@@ -40,7 +40,6 @@ def load_mnist(
         ValueError: if one of them is damaged, or there is no such split.
 
     Example:
-
     >>> from vae_keras import load_mnist
     >>> images, labels = load_mnist("test")
     >>> images.shape, labels[:3].tolist()
