@@ -6,7 +6,7 @@ import tensorflow as tf
 from vae_keras.checks import checked_data
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.networks import matching_shapes
+from vae_keras.networks import matching_shapes, positive_integers
 from vae_keras.saving import replacing
 from vae_keras.speed import fused_steps, keep_freed_memory
 
@@ -70,10 +70,11 @@ class VAE(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0 <= beta < float("inf"):
+        is_number = isinstance(beta, (int, float)) and beta is not True
+        if not (is_number and 0 <= beta < float("inf")):
             raise ValueError(
                 "Expected `beta` to be a finite number, zero or greater. "
-                f"Received: beta={beta}."
+                f"Received: beta={beta!r}."
             )
         self.encoder = encoder
         self.decoder = decoder
@@ -140,6 +141,8 @@ class VAE(keras.Model):
         Returns:
             float32 pixel means in [0, 1], `(num_images, *image_shape)`.
         """
+        if num_images != 0:
+            (num_images,) = positive_integers("num_images", [num_images])
         z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
         return self.decode(z)
 
@@ -200,7 +203,8 @@ class VAE(keras.Model):
 
     def _penalty(self) -> tf.Tensor:
         """The sum of the networks' own losses: regularisers, `add_loss`."""
-        return tf.add_n([tf.zeros(()), *self.losses])
+        losses = [tf.cast(loss, tf.float32) for loss in self.losses]
+        return tf.add_n([tf.zeros(()), *losses])
 
     @property
     def _num_replicas(self) -> int:
@@ -282,7 +286,7 @@ class VAE(keras.Model):
                 array, the first batch of anything else) are not floats in
                 [0, 1] of the shape that the encoder takes.
         """
-        x = checked_data(x, self.image_shape)
+        x, kwargs = self._checked_data(x, args, kwargs)
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = checked_data(
                 kwargs["validation_data"], self.image_shape
@@ -297,8 +301,15 @@ class VAE(keras.Model):
         """As `keras.Model.evaluate`, after the same look as in `fit`."""
         # `fit` evaluates each epoch, on images that it has looked at.
         if not kwargs.get("_use_cached_eval_dataset"):
-            x = checked_data(x, self.image_shape)
+            x, kwargs = self._checked_data(x, args, kwargs)
         return super().evaluate(x, *args, **kwargs)
+
+    def _checked_data(self, x, args, kwargs):
+        """Checks the images, and takes apart a tuple `(x, y, …)` of arrays."""
+        if isinstance(x, tuple) and not args:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x)
+            kwargs = {"y": y, "sample_weight": sample_weight, **kwargs}
+        return checked_data(x, self.image_shape), kwargs
 
     # === Saving ===
 
@@ -309,6 +320,9 @@ class VAE(keras.Model):
 
     def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
         """As `keras.Model.save_weights`; replaces a file only at the end."""
+        if kwargs.get("max_shard_size") is not None:  # many files
+            super().save_weights(filepath, overwrite=overwrite, **kwargs)
+            return
         with replacing(filepath, overwrite) as path:
             super().save_weights(path, overwrite=overwrite, **kwargs)
 

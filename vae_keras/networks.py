@@ -42,11 +42,11 @@ def mlp_encoder(
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
         arXiv:1312.6114, appendix C.2.
     """
-    image_shape = _sizes("image_shape", image_shape)
-    (latent_dim,) = _sizes("latent_dim", [latent_dim])
+    image_shape = positive_integers("image_shape", image_shape)
+    (latent_dim,) = positive_integers("latent_dim", [latent_dim])
     images = keras.Input(image_shape, name="images")
     h = keras.layers.Flatten()(images)
-    for units in _sizes("hidden_units", hidden_units):
+    for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
     z_mean = keras.layers.Dense(latent_dim, dtype="float32", name="z_mean")(h)
     z_log_var = keras.layers.Dense(
@@ -85,11 +85,11 @@ def mlp_decoder(
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
         arXiv:1312.6114, appendix C.1.
     """
-    (latent_dim,) = _sizes("latent_dim", [latent_dim])
-    image_shape = _sizes("image_shape", image_shape)
+    (latent_dim,) = positive_integers("latent_dim", [latent_dim])
+    image_shape = positive_integers("image_shape", image_shape)
     z = keras.Input((latent_dim,), name="z")
     h = z
-    for units in _sizes("hidden_units", hidden_units):
+    for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
     h = keras.layers.Dense(math.prod(image_shape), dtype="float32")(h)
     logits = keras.layers.Reshape(image_shape, dtype="float32", name="logits")(
@@ -98,10 +98,11 @@ def mlp_decoder(
     return keras.Model(z, logits, name="decoder")
 
 
-def _sizes(argument: str, sizes: Sequence[int]) -> tuple[int, ...]:
+def positive_integers(argument: str, sizes: Sequence[int]) -> tuple[int, ...]:
     """Returns `sizes` as a tuple of ints, or says which one is none."""
     for size in sizes:
-        if isinstance(size, bool) or int(size) != size or size < 1:
+        is_number = hasattr(size, "__index__") and not isinstance(size, bool)
+        if not is_number or size < 1:
             raise ValueError(
                 f"Expected positive integers for `{argument}`. Received: "
                 f"{argument}={sizes}, of which {size!r} is none."

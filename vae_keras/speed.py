@@ -37,7 +37,8 @@ def fused_steps(model: keras.Model, one_by_one):
         return model.get_metrics_result()
 
     def train_function(iterator):
-        specs = tf.nest.flatten(iterator.element_spec)
+        # `train_on_batch` passes a generator, which has no specification.
+        specs = tf.nest.flatten(getattr(iterator, "element_spec", None))
         if not all(type(spec) is tf.TensorSpec for spec in specs):
             return one_by_one(iterator)
         batches = list(itertools.islice(iterator, num_steps))

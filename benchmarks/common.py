@@ -1,0 +1,96 @@
+"""What the benchmarks share: the article's setting, and how results are kept.
+
+Nothing here imports a framework at the top: a peer's process must hold
+that peer alone.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+
+BATCH_SIZE = 64
+LEARNING_RATE = 1e-3
+LATENT_DIM = 2
+HIDDEN_UNITS = 512
+NUM_PIXELS = 784
+# How README and notebooks compile.
+FAST = {"jit_compile": True, "steps_per_execution": 50}
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def article_vae(**compile_arguments):
+    """Returns the article's VAE, compiled."""
+    import keras
+
+    import vae_keras
+
+    image_shape, hidden_units = (28, 28, 1), (HIDDEN_UNITS, HIDDEN_UNITS)
+    vae = vae_keras.VAE(
+        vae_keras.mlp_encoder(image_shape, LATENT_DIM, hidden_units),
+        vae_keras.mlp_decoder(LATENT_DIM, image_shape, hidden_units),
+    )
+    vae.compile(keras.optimizers.Adam(LEARNING_RATE), **compile_arguments)
+    return vae
+
+
+def provenance(packages) -> dict:
+    """Returns how, with what and on what machine results were made."""
+    script = pathlib.Path(sys.argv[0]).name
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": num_cores(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def num_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_name() -> str:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def table(header, rows) -> str:
+    """Returns a Markdown table: first column left, numbers right."""
+    rule = [":--"] + ["--:"] * (len(header) - 1)
+    lines = [" | ".join(map(str, row)) for row in (header, rule, *rows)]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def write_results(directory, name: str, results: dict, markdown: str) -> None:
+    """Writes `name`.json and `name`.md, each whole or not at all."""
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    machine = results["machine"]
+    markdown += (
+        f"\nMade by `{results['command']}` on {machine['cores']} cores of "
+        f"{machine['cpu']} ({machine['system']}), with {versions}.\n"
+    )
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for suffix, text in (
+        ("json", json.dumps(results, indent=2) + "\n"),
+        ("md", markdown),
+    ):
+        path = directory / f"{name}.{suffix}"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    print("\n" + markdown, flush=True)
