@@ -53,7 +53,7 @@ clean:
 	was found. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) --version) (some minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(INSTALL) pip setuptools
+	@$(INSTALL) --upgrade pip setuptools
 	@$(INSTALL) --editable ".[test]" --no-build-isolation
 	@$(RUN) -c "import vae_keras; vae_keras.load_mnist()"
 	@touch $@

@@ -1,0 +1,55 @@
+"""The README keeps its word: its code runs, its links and numbers hold."""
+
+import json
+import pathlib
+import re
+import statistics
+
+import keras
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_example_runs_as_it_stands(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert keras.saving.load_model("vae.keras").latent_shape == (10,)
+    assert pathlib.Path("samples.png").stat().st_size > 1000
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_pictures_have_alternative_text():
+    for text in re.findall(r"!\[(.*?)\]", README, re.S):
+        assert len(text.split()) > 5
+
+
+def test_error_texts_of_the_table_are_those_of_the_code():
+    code = "\n".join(
+        path.read_text() for path in (ROOT / "vae_keras").rglob("*.py")
+    )
+    # Line breaks inside string literals do not show in messages.
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    for text in (
+        "These look like bytes: divide by 255",
+        "rescale from [-1, 1]",
+        "Add the axis of channels",
+        "in `compile`",
+        "for both",
+    ):
+        assert text in README
+        assert text in code
+
+
+def test_quality_is_what_the_benchmark_measured():
+    result = json.loads(
+        (ROOT / "benchmarks" / "results" / "quality.json").read_text()
+    )
+    assert result
+    mean = statistics.mean(QUALITY(result))
+    assert f"{mean:.1f}" in README
