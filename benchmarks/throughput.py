@@ -501,6 +501,13 @@ def main():
         if importlib.util.find_spec(peer) is None:
             parser.error(f"{peer} is missing: pip install 'vae_keras[peers]'")
 
+    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if load_before is not None and load_before > 0.5:
+        print(
+            f"The load is {load_before:.1f} before anything has started: "
+            "other work disturbs the contenders, and PyTorch most of all.",
+            flush=True,
+        )
     epochs, rates = alternate(options.images, options.epochs)
     print("whole run, from starting Python to a saved model", flush=True)
     start = time.perf_counter()
@@ -520,6 +527,7 @@ def main():
         "images": options.images,
         "batch_size": BATCH_SIZE,
         "timed_epochs": options.epochs,
+        "load_before": load_before,
         "flop_per_image": FLOP_PER_IMAGE,
         **summarise(epochs, rates),
         "whole_run": {"epochs": EPOCHS_OF_WHOLE_RUN, "seconds": whole_seconds},

@@ -1,6 +1,5 @@
 """A guard on the images: errors that explain, before the first step."""
 
-import types
 from collections.abc import Sequence
 
 import keras
@@ -10,6 +9,32 @@ import tensorflow as tf
 _REMEDY_FOR_BYTES = "These look like bytes: divide by 255, " + (
     "as in `images.astype('float32') / 255`."
 )
+
+
+def positive_integers(argument: str, sizes) -> tuple[int, ...]:
+    """Returns one size, or several, as a tuple of ints.
+
+    Args:
+        argument: the name of the argument, for the message.
+        sizes: an integer or an iterable of integers.
+
+    Returns:
+        A tuple of ints.
+
+    Raises:
+        ValueError: if one of them is not a positive integer.
+    """
+    is_many = hasattr(sizes, "__iter__") and not isinstance(sizes, str)
+    sizes = tuple(sizes) if is_many else (sizes,)
+    for size in sizes:
+        is_integer = hasattr(size, "__index__") and not isinstance(size, bool)
+        if not is_integer or size < 1:
+            received = sizes if is_many else size
+            raise ValueError(
+                f"Expected `{argument}` to be positive integers only. "
+                f"Received: {argument}={received!r}. Use 1, 2, 3, …"
+            )
+    return tuple(int(size) for size in sizes)
 
 
 def check_images(images, image_shape: Sequence[int] | None = None) -> None:
@@ -64,6 +89,11 @@ def check_images(images, image_shape: Sequence[int] | None = None) -> None:
             "the split or the filter that selects the images."
         )
     images = np.asarray(images)
+    if images.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{expectation} Received: dtype {images.dtype}. Convert the "
+            "images: `images.astype('float32')`."
+        )
     # The extremes of an array tell all: NaN and infinity come through.
     low, high = images.min(), images.max()
     if not np.issubdtype(images.dtype, np.floating):
@@ -114,7 +144,7 @@ def checked_data(data, image_shape: Sequence[int]):
     """
     if isinstance(data, tf.distribute.DistributedDataset):
         return data  # Its batches lie on other devices already.
-    if isinstance(data, types.GeneratorType):
+    if hasattr(data, "__next__"):
         first = next(data, None)
         _check_batch(first, image_shape)
         return _rejoined(first, data)
@@ -143,8 +173,9 @@ def _check_batch(batch, image_shape) -> None:
             "Expected a dataset of image batches. Received: an empty one. "
             "Check the files or the filter that it is made from."
         )
-    images, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    check_images(images, image_shape)
+    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    check_images(batch, image_shape)
 
 
 def _rejoined(first, rest):

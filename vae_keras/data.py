@@ -6,7 +6,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import check_images
+from vae_keras.checks import check_images, positive_integers
 from vae_keras.mnist import load_mnist as load_mnist
 
 
@@ -65,10 +65,30 @@ def image_dataset(
     check_images(images)
     images = np.asarray(images)
     num_images = len(images)
-    _check_dataset_arguments(num_images, batch_size, labels, binarize)
+    (batch_size,) = positive_integers("batch_size", batch_size)
+    if labels is not None and np.shape(labels)[:1] != (num_images,):
+        raise ValueError(
+            "Expected as many labels as images. Received: "
+            f"{num_images} images and labels of shape {np.shape(labels)}. "
+            "Take both from the same split."
+        )
+    if binarize not in (None, "dynamic", "threshold"):
+        raise ValueError(
+            "Expected `binarize` to be None, 'dynamic' or 'threshold'. "
+            f"Received: binarize={binarize!r}."
+        )
     if seed is None:
         seed = random.randrange(2**31)
-    num_batches = -(-num_images // batch_size)
+    if not hasattr(seed, "__index__"):
+        raise ValueError(
+            "Expected `seed` to be an integer or None. Received: "
+            f"seed={seed!r}."
+        )
+    if not hasattr(initial_epoch, "__index__") or initial_epoch < 0:
+        raise ValueError(
+            "Expected `initial_epoch` to be the number of an epoch, 0, 1, "
+            f"2, … Received: initial_epoch={initial_epoch!r}."
+        )
     num_whole = num_images - num_images % batch_size
     chunk_size = max(1, 1024 // batch_size)
     num_chunks = -(-num_whole // (batch_size * chunk_size))
@@ -135,22 +155,3 @@ def _as_bytes_if_exact(images: np.ndarray) -> np.ndarray:
     pixels = np.rint(images * 255).astype("uint8")
     exact = np.array_equal(pixels.astype("float32") / np.float32(255), images)
     return pixels if exact else images
-
-
-def _check_dataset_arguments(num_images, batch_size, labels, binarize) -> None:
-    if isinstance(batch_size, bool) or not batch_size == int(batch_size) > 0:
-        raise ValueError(
-            "Expected `batch_size` to be a positive integer. Received: "
-            f"batch_size={batch_size!r}."
-        )
-    if labels is not None and len(labels) != num_images:
-        raise ValueError(
-            "Expected as many labels as images. Received: "
-            f"{num_images} images and {len(labels)} labels. Take both from "
-            "the same split."
-        )
-    if binarize not in (None, "dynamic", "threshold"):
-        raise ValueError(
-            "Expected `binarize` to be None, 'dynamic' or 'threshold'. "
-            f"Received: binarize={binarize!r}."
-        )

@@ -3,10 +3,10 @@
 import keras
 import tensorflow as tf
 
-from vae_keras.checks import checked_data
+from vae_keras.checks import checked_data, positive_integers
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.networks import matching_shapes, positive_integers
+from vae_keras.networks import matching_shapes
 from vae_keras.saving import replacing
 from vae_keras.speed import fused_steps, keep_freed_memory
 
@@ -142,7 +142,7 @@ class VAE(keras.Model):
             float32 pixel means in [0, 1], `(num_images, *image_shape)`.
         """
         if num_images != 0:
-            (num_images,) = positive_integers("num_images", [num_images])
+            (num_images,) = positive_integers("num_images", num_images)
         z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
         return self.decode(z)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import keras
 
+from vae_keras.checks import positive_integers
+
 
 def mlp_encoder(
     image_shape: Sequence[int],
@@ -43,7 +45,7 @@ def mlp_encoder(
         arXiv:1312.6114, appendix C.2.
     """
     image_shape = positive_integers("image_shape", image_shape)
-    (latent_dim,) = positive_integers("latent_dim", [latent_dim])
+    (latent_dim,) = positive_integers("latent_dim", latent_dim)
     images = keras.Input(image_shape, name="images")
     h = keras.layers.Flatten()(images)
     for units in positive_integers("hidden_units", hidden_units):
@@ -85,7 +87,7 @@ def mlp_decoder(
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
         arXiv:1312.6114, appendix C.1.
     """
-    (latent_dim,) = positive_integers("latent_dim", [latent_dim])
+    (latent_dim,) = positive_integers("latent_dim", latent_dim)
     image_shape = positive_integers("image_shape", image_shape)
     z = keras.Input((latent_dim,), name="z")
     h = z
@@ -96,18 +98,6 @@ def mlp_decoder(
         h
     )
     return keras.Model(z, logits, name="decoder")
-
-
-def positive_integers(argument: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns `sizes` as a tuple of ints, or says which one is none."""
-    for size in sizes:
-        is_number = hasattr(size, "__index__") and not isinstance(size, bool)
-        if not is_number or size < 1:
-            raise ValueError(
-                f"Expected positive integers for `{argument}`. Received: "
-                f"{argument}={sizes}, of which {size!r} is none."
-            )
-    return tuple(int(size) for size in sizes)
 
 
 def matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:

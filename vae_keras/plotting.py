@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from vae_keras.checks import positive_integers
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -49,7 +51,9 @@ def plot_images(
             f"Expected a title for each image. Received: {len(images)} "
             f"images and {len(titles)} titles."
         )
-    columns = columns or int(np.ceil(np.sqrt(len(images))))
+    if columns is None:
+        columns = int(np.ceil(np.sqrt(len(images))))
+    (columns,) = positive_integers("columns", columns)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     # Titles need more room than the thin line between images.
@@ -128,12 +132,15 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
             "Expected as many labels as images. Received: "
             f"{len(images)} images and {len(labels)} labels."
         )
+    images = _as_images(images)
     z_mean, _ = vae.encoder.predict(images, batch_size=1000, verbose=0)
     z_mean = z_mean.reshape(len(z_mean), -1)
-    if z_mean.shape[1] < 2:
+    if min(z_mean.shape) < 2:
         raise ValueError(
-            "Expected a model with two latent numbers or more. Received: "
-            "one. Draw a histogram of `vae.encode(images)[0]` instead."
+            "Expected two images or more, and a model with two latent "
+            f"numbers or more. Received: {z_mean.shape[0]} and "
+            f"{z_mean.shape[1]}. For one latent number, draw a histogram of "
+            "`vae.encode(images)[0]`."
         )
     names = ["$z_1$", "$z_2$"]
     if z_mean.shape[1] > 2:
@@ -143,7 +150,12 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
         names = ["first principal component", "second principal component"]
     figure, axes = _subplots(figsize=(6, 5.2))
     points = axes.scatter(
-        *z_mean.T, c=labels, s=3, alpha=0.6, cmap="tab10", linewidths=0
+        *z_mean.T,
+        c=labels,
+        s=3,
+        alpha=0.6,
+        cmap=None if labels is None else "tab10",
+        linewidths=0,
     )
     for probability in (0.5, 0.95):
         # The radius within which a 2-D standard normal has that mass.
@@ -182,6 +194,7 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
             f"{tuple(vae.latent_shape)}. For other models draw "
             "`plot_interpolation`."
         )
+    (columns,) = positive_integers("columns", columns)
     quantiles = _normal_quantiles((np.arange(columns) + 0.5) / columns)
     # z₂ falls from row to row, as the vertical axis of a plot does.
     z = [(z_1, z_2) for z_2 in quantiles[::-1] for z_1 in quantiles]
@@ -213,6 +226,7 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
     Raises:
         ValueError: if `start` and `end` differ in shape.
     """
+    (steps,) = positive_integers("steps", steps)
     start, end = _as_images(start), _as_images(end)
     if start.shape != end.shape:
         raise ValueError(

@@ -68,10 +68,11 @@ def load_mnist(
 
 def _prepared_builder(tfds, data_dir):
     """TensorFlow Datasets' MNIST builder, fed with the files beside this."""
-    # A registered class of this name would replace the original one.
+    original = tfds.image_classification.MNIST
+    # A registered class of this name would take the original one's place.
     with tfds.core.registered.skip_registration():
 
-        class MNIST(tfds.image_classification.MNIST):
+        class MNIST(original):
             def _split_generators(self, dl_manager):
                 return super()._split_generators(_LocalFiles(unpacked))
 

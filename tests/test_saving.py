@@ -1,0 +1,312 @@
+"""Saving, loading and resuming: nothing is lost, nothing is left behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import vae_keras
+
+ROOT = pathlib.Path(vae_keras.__file__).parents[1]
+PLAIN = {"jit_compile": False}
+FUSED = {"jit_compile": True, "steps_per_execution": 5}
+
+
+def new_vae(**kwargs):
+    """A VAE with all kinds of random states, dropout included."""
+    x = keras.Input((28, 28, 1))
+    h = keras.layers.Dense(16, activation="relu")(keras.layers.Flatten()(x))
+    h = keras.layers.Dropout(0.3)(h)
+    outputs = [keras.layers.Dense(2)(h), keras.layers.Dense(2)(h)]
+    encoder = keras.Model(x, outputs)
+    decoder = vae_keras.mlp_decoder(2, (28, 28, 1), (16,))
+    return vae_keras.VAE(encoder, decoder, **kwargs)
+
+
+def binarized(images, initial_epoch=0):
+    """Ten batches an epoch, in another order and with other pixels in each."""
+    return vae_keras.image_dataset(
+        images[:200],
+        20,
+        binarize="dynamic",
+        seed=3,
+        initial_epoch=initial_epoch,
+    )
+
+
+def trained(images, epochs, compile_kwargs, **fit_kwargs):
+    keras.utils.set_random_seed(0)
+    vae = new_vae()
+    vae.compile("adam", **compile_kwargs)
+    vae.fit(binarized(images), epochs=epochs, verbose=0, **fit_kwargs)
+    return vae
+
+
+def weights_of(vae):
+    return {str(i): weight for i, weight in enumerate(vae.get_weights())}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def assert_same_state(one, other):
+    """All variables: weights, optimizer slots and random states."""
+    variables = one.variables + one.optimizer.variables
+    others = other.variables + other.optimizer.variables
+    for a, b in zip(variables, others, strict=True):
+        if not a.path.startswith(("loss", "kl_loss", "reconstruction")):
+            np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
+
+
+# === A fresh process ===
+
+CHILD = """
+import os
+import signal
+import sys
+
+import vae_keras
+import keras
+import numpy as np
+
+images = np.load("images.npy")
+
+
+def binarized(initial_epoch=0):
+    return vae_keras.image_dataset(
+        images[:200],
+        20,
+        binarize="dynamic",
+        seed=3,
+        initial_epoch=initial_epoch,
+    )
+
+
+for name in ("plain", "fused"):
+    vae = keras.saving.load_model(f"{name}.keras")
+    predicted = vae.predict(images, verbose=0)
+    vae.fit(binarized(2), initial_epoch=2, epochs=4, verbose=0)
+    weights = {str(i): w for i, w in enumerate(vae.get_weights())}
+    np.savez(f"{name}.npz", predicted=predicted, **weights)
+
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+vae = keras.saving.load_model("start.keras")
+vae.fit(
+    binarized(),
+    epochs=4,
+    verbose=0,
+    callbacks=[keras.callbacks.BackupAndRestore("backup"), Kill()],
+)
+"""
+
+
+class Halfway(keras.callbacks.Callback):
+    def __init__(self, path, images):
+        super().__init__()
+        self.path, self.images = path, images
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.save(self.path)
+            self.predicted = self.model.predict(self.images, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def run(mnist_test, tmp_path_factory):
+    """Trains, saves, and has another process predict, resume and be killed."""
+    folder = tmp_path_factory.mktemp("run")
+    images = mnist_test[0][:200]
+    np.save(folder / "images.npy", images)
+    trained(images, 0, PLAIN).save(folder / "start.keras")
+    expected = {}
+    for name, compile_kwargs in {"plain": PLAIN, "fused": FUSED}.items():
+        # Four epochs in one go, with a look at the model after two.
+        halfway = Halfway(folder / f"{name}.keras", images)
+        vae = trained(images, 4, compile_kwargs, callbacks=[halfway])
+        expected[name] = {"predicted": halfway.predicted, **weights_of(vae)}
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    return folder, expected
+
+
+@pytest.mark.parametrize("name", ["plain", "fused"])
+def test_a_fresh_process_predicts_and_resumes_alike(run, name):
+    folder, expected = run
+    with np.load(folder / f"{name}.npz") as found:
+        assert_equal(dict(found), expected[name])
+
+
+def test_a_killed_run_resumes_exactly(run):
+    folder, expected = run
+    images = np.load(folder / "images.npy")
+    metadata = json.loads(
+        (folder / "backup" / "training_metadata.json").read_text()
+    )
+    assert metadata["epoch"] == 2
+    # Any weights will do: the callback restores those of the backup.
+    vae = new_vae()
+    vae.compile("adam", **PLAIN)
+    vae.fit(
+        binarized(images, initial_epoch=metadata["epoch"]),
+        epochs=4,
+        verbose=0,
+        callbacks=[keras.callbacks.BackupAndRestore(folder / "backup")],
+    )
+    assert int(vae.optimizer.iterations) == 40
+    whole = {k: v for k, v in expected["plain"].items() if k != "predicted"}
+    assert_equal(weights_of(vae), whole)
+
+
+# === In one process ===
+
+
+def test_round_trip(images, tmp_path):
+    vae = trained(images, 1, PLAIN)
+    vae.beta.assign(3.0)
+    vae.save(tmp_path / "vae.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["vae.keras"]
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    assert_same_state(vae, loaded)
+    assert float(loaded.beta) == 3.0
+    assert loaded.target_beta == 1.0
+    assert not loaded.jit_compile
+    for each in (vae, loaded):
+        each.fit(binarized(images, 1), verbose=0)
+    assert_same_state(vae, loaded)
+    assert loaded.evaluate(images, verbose=0) == vae.evaluate(images, verbose=0)
+
+
+def test_config_round_trip():
+    vae = new_vae(beta=2.5, seed=4, name="digits")
+    clone = vae_keras.VAE.from_config(vae.get_config())
+    assert clone.get_config() == vae.get_config()
+    assert clone.name == "digits"
+    assert clone.seed == 4
+    assert float(clone.beta) == clone.target_beta == 2.5
+
+
+def test_weights_alone_hold_noise_and_beta(images, tmp_path):
+    vae = trained(images, 1, PLAIN)
+    vae.beta.assign(0.5)
+    vae.save_weights(tmp_path / "vae.weights.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["vae.weights.h5"]
+    keras.utils.set_random_seed(99)
+    other = new_vae(seed=7)
+    other.compile("adam", **PLAIN)
+    other.optimizer.build(other.trainable_variables)
+    other.load_weights(tmp_path / "vae.weights.h5")
+    assert_same_state(vae, other)
+    assert float(other.beta) == 0.5
+
+
+@pytest.mark.parametrize("name", ["vae.keras", "vae.weights.h5"])
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch, name):
+    vae = new_vae()
+    save = vae.save if name == "vae.keras" else vae.save_weights
+    save(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.layers.Dense, "save_own_variables", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["vae.keras", "vae.weights.h5"])
+def test_a_missing_folder(tmp_path, name):
+    vae = new_vae()
+    save = vae.save if name == "vae.keras" else vae.save_weights
+    with pytest.raises(OSError, match="missing") as error:
+        save(tmp_path / "missing" / name)
+    # The message names the file that was asked for, and no other.
+    assert f".{name}" not in str(error.value).replace(f"-{name}", f".{name}")
+
+
+def test_a_wrong_ending_is_named_as_given(tmp_path):
+    with pytest.raises(ValueError, match=r"filepath=\S*/vae\.model"):
+        new_vae().save(tmp_path / "vae.model")
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_overwrite_asks_as_keras_does(tmp_path, monkeypatch, answer):
+    path = tmp_path / "vae.keras"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("builtins.input", lambda *args: answer)
+    new_vae().save(path, overwrite=False)
+    assert (path.read_bytes() == b"old") == (answer == "n")
+
+
+def test_folders_and_shards(tmp_path):
+    vae = new_vae()
+    for _ in range(2):
+        vae.save(tmp_path / "folder", zipped=False)
+        vae.save_weights(tmp_path / "w.weights.json", max_shard_size=1e-4)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    other = new_vae()
+    other.load_weights(tmp_path / "w.weights.json")
+    assert_equal(weights_of(vae), weights_of(other))
+
+
+def test_callbacks_together(images, tmp_path):
+    vae = new_vae()
+    vae.compile(keras.optimizers.Adam(1e-2), **PLAIN)
+    callbacks = [
+        keras.callbacks.EarlyStopping(
+            "val_loss", patience=1, restore_best_weights=True
+        ),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", "val_loss", save_best_only=True
+        ),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        keras.callbacks.TensorBoard(tmp_path / "logs"),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TerminateOnNaN(),
+        # The fourth epoch spoils the weights, and the fit stops there.
+        keras.callbacks.LearningRateScheduler(
+            lambda epoch, rate: 1.0 if epoch == 3 else rate
+        ),
+        keras.callbacks.ReduceLROnPlateau("val_loss", patience=1),
+    ]
+    history = vae.fit(
+        images,
+        epochs=9,
+        validation_data=images,
+        callbacks=callbacks,
+        verbose=0,
+    ).history
+    assert len(history["loss"]) == 4
+    assert history["learning_rate"][3] == 1.0
+    assert float(vae.optimizer.learning_rate) == pytest.approx(0.1)
+    best = keras.saving.load_model(tmp_path / "best.keras")
+    assert_equal(weights_of(best), weights_of(vae))
+    expected = [min(history["val_loss"])]
+    assert vae.evaluate(images, verbose=0)[:1] == expected
+    log = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(log["val_loss"], history["val_loss"])
+    assert list((tmp_path / "logs").rglob("events*"))
+    assert not list(tmp_path.glob(".*"))
