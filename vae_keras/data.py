@@ -141,7 +141,7 @@ def image_dataset(
 
     dataset = dataset.flat_map(batches_of_epoch)
     dataset = dataset.apply(
-        tf.data.experimental.assert_cardinality(num_batches)
+        tf.data.experimental.assert_cardinality(-(-num_images // batch_size))
     )
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     # `checked_data` need not look at these images again.
