@@ -1,5 +1,6 @@
 """What nbval compares: not TensorFlow's log, nor HTML twins of text."""
 
+
 def pytest_collection_modifyitems(items):
     for item in items:
         skipped = getattr(item.parent, "skip_compare", None)

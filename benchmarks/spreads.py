@@ -2,7 +2,7 @@
 
 Trains the model of notebook 3 with each optimizer and each seed, and writes
 the validation loss after every epoch to `results/spreads.json`. The notebooks
-assert their numbers within three of these spreads.
+assert their numbers within two of these spreads.
 """
 
 import json

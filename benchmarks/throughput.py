@@ -176,6 +176,11 @@ def run_torch(num_images, num_epochs):
                 nn.ReLU(),
                 nn.Linear(HIDDEN_UNITS, NUM_PIXELS),
             )
+            # Begin as Keras's layers do, to compare the losses.
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)
 
         def forward(self, x):
             z_mean, z_log_var = self.encoder(x).chunk(2, dim=1)

@@ -1,7 +1,7 @@
 """Executes the notebooks in order, each in a kernel of its own.
 
-    python notebooks/execute.py          copies with outputs to build/notebooks
-    python notebooks/execute.py --store  outputs into notebooks/ themselves
+    python notebooks/execute.py          writes copies to build/notebooks
+    python notebooks/execute.py --store  stores outputs in notebooks/
 
 A failing cell ends the run and is shown with its notebook and its error.
 Text on stderr (TensorFlow's start-up log) is not stored.

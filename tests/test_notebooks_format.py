@@ -100,7 +100,7 @@ def test_prose_carries_the_code(notebook):
         if line.strip()
     ]
     assert len(prose(notebook).split()) >= 5 * len(lines)
-    assert max(len(line) for line in lines) <= 80
+    assert max(len(line) for line in lines) <= 76
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 40
 

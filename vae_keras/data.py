@@ -143,7 +143,12 @@ def image_dataset(
     dataset = dataset.apply(
         tf.data.experimental.assert_cardinality(-(-num_images // batch_size))
     )
-    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    # No prefetching and no tuning: on a CPU they take the cores from the
+    # training step for longer than loading a batch takes.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    dataset = dataset.with_options(options)
     # `checked_data` need not look at these images again.
     dataset.image_shape_checked = images.shape[1:]
     return dataset

@@ -182,21 +182,24 @@ class VAE(keras.Model):
         with tf.GradientTape() as tape:
             reconstruction_loss, kl_loss = self.elbo_terms(data, training=True)
             losses = reconstruction_loss + self.beta * kl_loss  # (batch,)
+            penalty = self._penalty()
             loss = tf.reduce_sum(losses) / self._batch_size(losses)
-            loss += self._penalty() / self._num_replicas
+            loss += penalty / self._num_replicas
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
+        losses += penalty
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         """Measures the loss of one batch, with the constructor's β."""
         reconstruction_loss, kl_loss = self.elbo_terms(data, training=False)
         losses = reconstruction_loss + self.target_beta * kl_loss
+        losses += self._penalty()
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
     def _update_metrics(self, losses, reconstruction_loss, kl_loss):
-        self.loss_tracker.update_state(losses + self._penalty())
+        self.loss_tracker.update_state(losses)
         self.reconstruction_loss_tracker.update_state(reconstruction_loss)
         self.kl_loss_tracker.update_state(kl_loss)
         return {metric.name: metric.result() for metric in self.metrics}
@@ -267,8 +270,17 @@ class VAE(keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         # Keras asks for this method wherever `compile` is overridden.
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        config = keras.saving.deserialize_keras_object(config)
+        if self._num_replicas > 1:  # saved elsewhere, perhaps with XLA
+            config = {**config, "jit_compile": "auto"}
+        self.compile(**config)
         self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        # Under a strategy Keras takes a batch off the data to build the
+        # model, and fails where replicas get unequal shares of it. This
+        # model is built in its constructor.
+        pass
 
     def make_train_function(self, force: bool = False):
         if self.train_function is None or force:

@@ -249,13 +249,15 @@ def plot_history(history) -> "Figure":
 
     Returns:
         A matplotlib `Figure` with one panel for each of `loss`,
-        `reconstruction_loss`, `kl_loss`, … that was recorded.
+        `reconstruction_loss`, `kl_loss` and whatever else was recorded.
 
     Raises:
         ValueError: if nothing was recorded.
     """
     logs: Mapping = getattr(history, "history", history)
-    names = [name for name in logs if not name.startswith("val_")]
+    order = ["loss", "reconstruction_loss", "kl_loss"]
+    names = [name for name in order if name in logs]
+    names += [n for n in logs if n not in order and n[:4] != "val_"]
     if not names:
         raise ValueError(
             "Expected the history of a training. Received: an empty one. "
