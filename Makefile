@@ -37,7 +37,7 @@ store: .venv/ready
 benchmark: .venv/ready
 	$(INSTALL) --editable ".[test,peers]" --no-build-isolation
 	$(RUN) benchmarks/throughput.py
-	$(RUN) benchmarks/quality.py
+	$(RUN) benchmarks/quality.py --plain-epochs 3
 
 format: .venv/ready
 	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

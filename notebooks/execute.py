@@ -8,6 +8,7 @@ Text on stderr (TensorFlow's start-up log) is not stored.
 """
 
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -60,7 +61,8 @@ def main() -> None:
         )
         start = time.monotonic()
         try:
-            client.execute()
+            # What a kernel says about its own start is not news.
+            client.execute(stderr=subprocess.DEVNULL)
         except nbclient.exceptions.CellExecutionError as error:
             sys.exit(f"{path.name} failed in this cell:\n\n{error}")
         clean(notebook)

@@ -459,12 +459,12 @@ def test_keras_can_train_on_it(images, labels):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` to be a positive.*batch_size=0"),
+        ({"batch_size": 0}, "`batch_size` to be positive.*batch_size=0"),
         ({"batch_size": -3}, "batch_size=-3"),
         ({"batch_size": 2.5}, r"batch_size=2\.5"),
         ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": "4"}, "batch_size='4'"),
-        ({"labels": [1, 2]}, "256 images and 2 labels.*same split"),
+        ({"labels": [1, 2]}, "256 images and labels of shape.*same split"),
         ({"binarize": "static"}, "'threshold'.*binarize='static'"),
         ({"binarize": True}, "binarize=True"),
         ({"images": np.full((2, 8, 8, 1), 255.0)}, "divide by 255"),

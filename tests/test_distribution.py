@@ -91,6 +91,7 @@ vae_keras.Sampling.call = lambda self, inputs: inputs[0]
 weight = np.linspace(0, 2, 129, dtype="float32")
 for name, fit_kwargs in {
     "one_step": {"x": images[:64]},
+    "odd_first_batch": {"x": images[:33]},
     "odd_last_batch": {"x": images[:97]},
     "short_last_batch": {"x": images[:129]},
     "weighted": {
@@ -153,7 +154,14 @@ def test_replicas_draw_noise_of_their_own(report):
 
 
 @pytest.mark.parametrize(
-    "name", ["one_step", "odd_last_batch", "short_last_batch", "weighted"]
+    "name",
+    [
+        "one_step",
+        "odd_first_batch",
+        "odd_last_batch",
+        "short_last_batch",
+        "weighted",
+    ],
 )
 def test_two_replicas_step_as_one(report, name):
     """Also where a replica's share of the last batch is empty."""

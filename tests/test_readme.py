@@ -52,3 +52,13 @@ def test_quality_is_what_the_benchmark_measured():
     mean = result["test"]["fast"]["loss"]["mean"]
     assert mean <= 144.5
     assert f"{mean:.1f}" in README
+
+
+def test_throughput_is_what_the_benchmark_measured():
+    table = (ROOT / "benchmarks" / "results" / "throughput.md").read_text()
+    rows = [line.split(" | ") for line in table.splitlines() if "%" in line]
+    rows = [row for row in rows if len(row) == 7]
+    assert len(rows) == 4
+    for _, images_per_second, _, _, _, ratio, _ in rows:
+        assert images_per_second in README
+        assert ratio in README or ratio == "1.00"

@@ -277,10 +277,12 @@ class VAE(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
-        # Under a strategy Keras takes a batch off the data to build the
-        # model, and fails where replicas get unequal shares of it. This
-        # model is built in its constructor.
-        pass
+        # Under a strategy Keras takes a batch off the data to build model
+        # and optimizer, and fails where replicas get unequal shares of it.
+        # This model is built in its constructor: only the optimizer is left.
+        if self._num_replicas > 1 and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force: bool = False):
         if self.train_function is None or force:
