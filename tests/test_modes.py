@@ -112,6 +112,28 @@ def test_fused_steps_count(small_vae, images):
     assert (state.numpy() - before).tolist() == [0, 3]
 
 
+def test_large_images_are_stacked_a_few_at_a_time(
+    small_vae, images, monkeypatch
+):
+    sizes = []
+    stack = tf.stack
+
+    def spy(values, *args, **kwargs):
+        sizes.append(len(values))
+        return stack(values, *args, **kwargs)
+
+    monkeypatch.setattr(vae_keras.speed, "_MAX_STACK", 2 * 16 * 28 * 28)
+    vae = small_vae()
+    vae.compile("sgd", jit_compile=True, steps_per_execution=5)
+    batches = tf.data.Dataset.from_tensor_slices(images).batch(16).take(7)
+    vae.fit(batches, verbose=0)  # traces, which may stack too
+    monkeypatch.setattr(tf, "stack", spy)
+    before = int(vae.optimizer.iterations)
+    vae.fit(batches, verbose=0)
+    assert int(vae.optimizer.iterations) - before == 7
+    assert sizes == [2, 2, 2, 2]  # 2 + 2 + 1 of five, then 2 of the rest
+
+
 def test_fused_steps_follow_beta_and_learning_rate(small_vae, images):
     vae = small_vae()
     vae.compile(

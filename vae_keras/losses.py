@@ -75,7 +75,7 @@ def gaussian_kl(
     """
     z_mean = ops.cast(z_mean, "float32")
     z_log_var = ops.cast(z_log_var, "float32")
-    # exp(t) − 1 − t as expm1(t) − t: no cancellation where σ is near 1.
+    # exp(t) − 1 − t as expm1(t) − t: less cancellation where σ is near 1.
     return 0.5 * _sum_per_example(
         ops.square(z_mean) + ops.expm1(z_log_var) - z_log_var
     )

@@ -43,7 +43,7 @@ def plot_images(
     >>> from vae_keras import plot_images
     >>> figure = plot_images(np.random.rand(10, 8, 8, 1), columns=5)
     >>> figure.axes[0].images[0].get_array().shape
-    (19, 49)
+    (17, 44)
     """
     images = _as_images(images)
     if titles is not None and len(titles) != len(images):

@@ -36,25 +36,40 @@ def fused_steps(model: keras.Model, one_by_one):
         tf.while_loop(lambda i: i < count, step, [tf.constant(0)])
         return model.get_metrics_result()
 
+    # Each model has a program of its own, which TensorFlow would take for
+    # one that is traced again and again, and warn.
+    run._omit_frequent_tracing_warning = True
+
     def train_function(iterator):
         # `train_on_batch` passes a generator, which has no specification.
         specs = tf.nest.flatten(getattr(iterator, "element_spec", None))
         if not all(type(spec) is tf.TensorSpec for spec in specs):
             return one_by_one(iterator)
-        batches = list(itertools.islice(iterator, num_steps))
-        if not batches:
-            raise StopIteration
-        # A smaller last batch is a group of its own. Groups are filled up
+        logs = None
+        batches = itertools.islice(iterator, num_steps)
+        # A smaller last batch is a group of its own. Stacks are filled up
         # to one length, so that XLA compiles once for each batch size, and
         # `count` says how many of its batches to train on.
-        for _, group in itertools.groupby(batches, key=_shapes):
-            group = list(group)
-            filled = group + group[-1:] * (num_steps - len(group))
-            stacked = tf.nest.map_structure(lambda *t: tf.stack(t), *filled)
-            logs = run(stacked, tf.constant(len(group)))
+        for shapes, group in itertools.groupby(batches, key=_shapes):
+            num_values = sum(shape.num_elements() for shape in shapes)
+            length = min(num_steps, max(1, _MAX_STACK // max(1, num_values)))
+            while stack := list(itertools.islice(group, length)):
+                count = tf.constant(len(stack))
+                stack += stack[-1:] * (length - len(stack))
+                logs = run(
+                    tf.nest.map_structure(lambda *t: tf.stack(t), *stack),
+                    count,
+                )
+        if logs is None:
+            raise StopIteration
         return logs
 
     return train_function
+
+
+# Values in a stack of batches: 64 MB of float32, so that large images do
+# not fill the memory.
+_MAX_STACK = 2**24
 
 
 def _shapes(batch) -> list[tf.TensorShape]:
