@@ -16,7 +16,7 @@ unexport MPLBACKEND
 unexport PYTHONHOME
 unexport PYTHONPATH
 
-.PHONY: notebooks test benchmark format clean lock store
+.PHONY: notebooks test benchmark format clean store
 
 notebooks: .venv/ready
 	@$(RUN) notebooks/execute.py

@@ -63,7 +63,11 @@ def main() -> None:
         try:
             # What a kernel says about its own start is not news.
             client.execute(stderr=subprocess.DEVNULL)
-        except nbclient.exceptions.CellExecutionError as error:
+        except (
+            nbclient.exceptions.CellExecutionError,
+            nbclient.exceptions.CellTimeoutError,
+            nbclient.exceptions.DeadKernelError,
+        ) as error:
             sys.exit(f"{path.name} failed in this cell:\n\n{error}")
         clean(notebook)
         write(notebook, folder / path.name)

@@ -476,3 +476,9 @@ def test_bad_arguments(images, arguments, message):
         vae_keras.image_dataset(
             **{"images": images, "batch_size": 64, **arguments}
         )
+
+
+@pytest.mark.parametrize("split", [None, 5, ["train", "test"], "nothing"])
+def test_bad_splits(split):
+    with pytest.raises(ValueError, match=r"Expected `split`.*Received"):
+        vae_keras.load_mnist(split)

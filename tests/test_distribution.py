@@ -69,6 +69,7 @@ report["history"] = history
 report["evaluate"] = [vae.evaluate(images[:129], **run) for _ in range(2)]
 report["predict"] = vae.predict(images[:129], **run).shape
 report["jit"] = error_of(lambda: new_vae(two, jit_compile=True))
+report["steps"] = error_of(lambda: new_vae(two, steps_per_execution=5))
 vae.save("two.keras")
 single = new_vae(one, jit_compile=True)
 single.save("jit.keras")
@@ -178,6 +179,7 @@ def test_two_replicas_step_as_one(report, name):
 def test_jit_compile_is_refused(report):
     assert report["jit"].startswith("ValueError: Expected `jit_compile`")
     assert "Received: jit_compile=True. Remove" in report["jit"]
+    assert "`steps_per_execution` to be 1" in report["steps"]
 
 
 def test_models_load_on_either_side(report):

@@ -311,3 +311,23 @@ def test_callbacks_together(images, tmp_path):
     np.testing.assert_allclose(log["val_loss"], history["val_loss"])
     assert list((tmp_path / "logs").rglob("events*"))
     assert not list(tmp_path.glob(".*"))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scaled(vae_keras.VAE):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.log_scale = self.add_weight(name="log_scale")
+
+
+def test_a_subclass_keeps_weights_of_its_own(tmp_path):
+    vae = Scaled(
+        vae_keras.mlp_encoder((28, 28, 1), 2, (8,)),
+        vae_keras.mlp_decoder(2, (28, 28, 1), (8,)),
+    )
+    vae.log_scale.assign(3.0)
+    vae.beta.assign(0.5)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    assert float(loaded.log_scale) == 3.0
+    assert float(loaded.beta) == 0.5

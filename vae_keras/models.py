@@ -1,6 +1,7 @@
 """The variational autoencoder, a Keras model with a train step of its own."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vae_keras.checks import checked_data, positive_integers
@@ -70,7 +71,8 @@ class VAE(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        is_number = isinstance(beta, (int, float)) and beta is not True
+        is_number = np.isscalar(beta) and np.isreal(beta)
+        is_number = is_number and not isinstance(beta, (bool, str))
         if not (is_number and 0 <= beta < float("inf")):
             raise ValueError(
                 "Expected `beta` to be a finite number, zero or greater. "
@@ -245,8 +247,8 @@ class VAE(keras.Model):
 
         Raises:
             ValueError: if `loss`, `loss_weights`, `metrics` or
-                `weighted_metrics` is given, or `jit_compile=True` under a
-                strategy of several replicas.
+                `weighted_metrics` is given, or `jit_compile=True` or
+                `steps_per_execution` under a strategy of several replicas.
         """
         own = {"loss": loss, **kwargs}
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
@@ -255,7 +257,8 @@ class VAE(keras.Model):
                     f"Expected no `{name}` in `compile`: a VAE computes its "
                     "own loss (reconstruction + beta * KL) and reports it. "
                     f"Received: {name}={own[name]!r}. Remove the argument; "
-                    "to change the loss, set `beta` or override `elbo_terms`."
+                    "to change the loss, give `beta` to the constructor, use "
+                    "`vae.beta.assign(…)`, or override `elbo_terms`."
                 )
         if self._num_replicas > 1:
             if kwargs.get("jit_compile") is True:
@@ -265,6 +268,12 @@ class VAE(keras.Model):
                     "of gradients between replicas. Received: "
                     "jit_compile=True. Remove the argument."
                 )
+            if kwargs.get("steps_per_execution", 1) != 1:
+                raise ValueError(
+                    "Expected `steps_per_execution` to be 1 under a "
+                    "distribution strategy of several replicas. Received: "
+                    f"{kwargs['steps_per_execution']}. Remove the argument."
+                )
             kwargs["jit_compile"] = False
         super().compile(optimizer, **kwargs)
 
@@ -272,7 +281,8 @@ class VAE(keras.Model):
         # Keras asks for this method wherever `compile` is overridden.
         config = keras.saving.deserialize_keras_object(config)
         if self._num_replicas > 1:  # saved elsewhere, perhaps with XLA
-            config = {**config, "jit_compile": "auto"}
+            alone = {"jit_compile": "auto", "steps_per_execution": 1}
+            config = {**config, **alone}
         self.compile(**config)
         self.optimizer.build(self.trainable_variables)
 
@@ -295,12 +305,15 @@ class VAE(keras.Model):
     def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`, after a look at the images.
 
+        On Linux it also asks the C library to keep freed memory for the
+        next step; a `MALLOC_…` environment variable prevents that.
+
         Raises:
             ValueError: before the first step, if the images (all of an
                 array, the first batch of anything else) are not floats in
                 [0, 1] of the shape that the encoder takes.
         """
-        x, kwargs = self._checked_data(x, args, kwargs)
+        x, args, kwargs = self._checked_data(x, args, kwargs)
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = checked_data(
                 kwargs["validation_data"], self.image_shape
@@ -315,15 +328,18 @@ class VAE(keras.Model):
         """As `keras.Model.evaluate`, after the same look as in `fit`."""
         # `fit` evaluates each epoch, on images that it has looked at.
         if not kwargs.get("_use_cached_eval_dataset"):
-            x, kwargs = self._checked_data(x, args, kwargs)
+            x, args, kwargs = self._checked_data(x, args, kwargs)
         return super().evaluate(x, *args, **kwargs)
 
     def _checked_data(self, x, args, kwargs):
         """Checks the images, and takes apart a tuple `(x, y, …)` of arrays."""
-        if isinstance(x, tuple) and not args:
+        if isinstance(x, tuple) and (not args or args[0] is None):
+            args = args[1:]
+            if args:  # Keras's second argument by position: batch_size
+                kwargs, args = {"batch_size": args[0], **kwargs}, args[1:]
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x)
             kwargs = {"y": y, "sample_weight": sample_weight, **kwargs}
-        return checked_data(x, self.image_shape), kwargs
+        return checked_data(x, self.image_shape), args, kwargs
 
     # === Saving ===
 
@@ -345,15 +361,22 @@ class VAE(keras.Model):
         weights = {id(weight) for weight in self.weights}
         return [v for v in self.variables if id(v) not in weights]
 
+    def _own_weights(self) -> list[keras.Variable]:
+        """`beta`, and what a subclass adds to the model itself."""
+        nested = {id(w) for layer in self.layers for w in layer.weights}
+        return [w for w in self.weights if id(w) not in nested]
+
     def save_own_variables(self, store) -> None:
         # Keras does not store random states; without them a resumed
         # training would draw other noise than one that never stopped.
-        store["beta"] = keras.ops.convert_to_numpy(self.beta)
+        for i, weight in enumerate(self._own_weights()):
+            store[f"weight_{i}"] = keras.ops.convert_to_numpy(weight)
         for i, state in enumerate(self._random_states()):
             store[f"random_state_{i}"] = keras.ops.convert_to_numpy(state)
 
     def load_own_variables(self, store) -> None:
-        self.beta.assign(store["beta"][()])
+        for i, weight in enumerate(self._own_weights()):
+            weight.assign(store[f"weight_{i}"][()])
         for i, state in enumerate(self._random_states()):
             state.assign(store[f"random_state_{i}"][()])
 

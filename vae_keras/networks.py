@@ -105,7 +105,8 @@ def matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:
     image_shape = _input_shape(encoder)
     outputs = encoder(keras.KerasTensor((None, *image_shape)))
     shapes = [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
-    if len(shapes) != 2 or shapes[0] != shapes[1]:
+    is_pair = isinstance(outputs, (list, tuple)) and len(shapes) == 2
+    if not is_pair or shapes[0] != shapes[1]:
         raise ValueError(
             "Expected `encoder` to return [z_mean, z_log_var], two tensors "
             f"of one shape. Received: tensors of shapes {shapes}. Give it "

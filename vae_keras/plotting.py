@@ -55,16 +55,11 @@ def plot_images(
         columns = int(np.ceil(np.sqrt(len(images))))
     (columns,) = positive_integers("columns", columns)
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
     # Titles need more room than the thin line between images.
     gap = 1 if titles is None else max(1, images.shape[1] // 3)
     mosaic = _mosaic(images, columns, gap)
-    figure, axes = _subplots(
-        figsize=(
-            0.8 * columns,
-            0.8 * rows * mosaic.shape[0] * columns / (mosaic.shape[1] * rows),
-        ),
-    )
+    height = 0.8 * columns * mosaic.shape[0] / mosaic.shape[1]
+    figure, axes = _subplots(figsize=(0.8 * columns, height))
     _draw(axes, mosaic)
     for i, title in enumerate(titles if titles is not None else ()):
         row, column = divmod(i, columns)

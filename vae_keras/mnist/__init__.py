@@ -49,7 +49,13 @@ def load_mnist(
         LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied
         to document recognition", Proceedings of the IEEE, 1998.
     """
+    if not isinstance(split, str):
+        raise ValueError(
+            "Expected `split` to be a string such as 'train[:55000]'. "
+            f"Received: split={split!r}."
+        )
     # TensorFlow Datasets takes a while to import: only who loads MNIST pays.
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     builder = _prepared_builder(tfds, data_dir)
@@ -60,6 +66,12 @@ def load_mnist(
             "Expected `split` to be a split of TensorFlow Datasets, such as "
             f"'train', 'test' or 'train[:55000]'. Received: split={split!r} "
             f"({str(error).splitlines()[0]})."
+        ) from error
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"Expected a whole copy of MNIST in {builder.data_dir}. "
+            f"Received: a damaged one ({error.message}). Delete that folder: "
+            "the next call prepares it again."
         ) from error
     examples = tfds.as_numpy(dataset)
     images = examples["image"].astype("float32") / np.float32(255)
