@@ -55,7 +55,7 @@ def test_outputs_come_from_one_clean_run(notebook):
 
 def test_no_machine_shows(path):
     text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
-    assert not re.search(r"/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\", text)
+    assert not re.search(r"/(hom[e]|roo[t]|User[s]|tm[p])/|[A-Z]:\\\\", text)
     assert not re.search(r" at 0x|\\u001b\[|WARNING", text)
     assert path.stat().st_size < 1_500_000
 

@@ -217,7 +217,7 @@ def test_no_file_holds_a_home_folder_or_a_package_index():
     if listing.returncode:
         pytest.skip("not a git repository")
     # Spelled so that this file does not hold them.
-    index = r"(pypi|pythonhosted)\.(org|io)|index[-_]url|simple/"
+    index = r"(py[p]i|python[h]osted)\.(org|io)|index[-_]url|simple/"
     home = r"/" + r"(home|root|Users)/[\w.-]|[A-Z]:\\" + r"Users"
     pattern = re.compile(f"{home}|{index}")
     names = listing.stdout.decode().rstrip("\0").split("\0")
