@@ -81,9 +81,9 @@ def keep_freed_memory() -> None:
 
     Each train step frees some megabytes of gradients and activations and
     then asks for as many again. By default glibc hands such buffers back
-    to the kernel and pays for every page anew, which can take as long as
-    the arithmetic. Does nothing elsewhere than on Linux with glibc, or
-    where a `MALLOC_…` environment variable says what the user wants.
+    to the kernel and pays for every page anew. Does nothing elsewhere
+    than on Linux with glibc, or where a `MALLOC_…` environment
+    variable says what the user wants.
     """
     by_user = any(name.startswith("MALLOC_") for name in os.environ)
     if by_user or platform.libc_ver()[0] != "glibc":
