@@ -38,6 +38,7 @@ benchmark: .venv/ready
 	$(INSTALL) --editable ".[test,peers]" --no-build-isolation
 	$(RUN) benchmarks/throughput.py
 	$(RUN) benchmarks/quality.py --plain-epochs 3
+	$(RUN) benchmarks/convolution.py
 
 format: .venv/ready
 	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

@@ -80,7 +80,7 @@ def write_results(directory, name: str, results: dict, markdown: str) -> None:
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     machine = results["machine"]
     markdown += (
-        f"\nMade by `{results['command']}` on {machine['cores']} cores of "
+        f"\nMade by `{results['command']}` on {machine['cores']} core(s) of "
         f"{machine['cpu']} ({machine['system']}), with {versions}.\n"
     )
     directory = pathlib.Path(directory)

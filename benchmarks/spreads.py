@@ -1,53 +1,96 @@
 """How much the notebooks' numbers vary from seed to seed.
 
-Trains the model of notebook 3 with each optimizer and each seed, and writes
-the validation loss after every epoch to `results/spreads.json`. The notebooks
+Trains the models of notebooks 3 and 5 with each seed, and writes the
+validation loss after every epoch to `results/spreads.json`. The notebooks
 assert their numbers within two of these spreads.
 """
 
+import argparse
 import json
 import pathlib
 
 import keras
+import numpy as np
 
 import vae_keras
 
 SEEDS = (0, 1, 2)
-EPOCHS = 10
+IMAGE_SHAPE = (28, 28, 1)
 RESULT = pathlib.Path(__file__).parent / "results" / "spreads.json"
 
 
-def validation_losses(optimizer: str, seed: int) -> list[float]:
-    """Trains as notebook 3 does; nats per image after each epoch."""
-    keras.utils.set_random_seed(seed)
+def notebook_3(optimizer: str, seed: int):
+    """Returns model, training data, validation data and epochs."""
     images, _ = vae_keras.load_mnist("train[:55000]")
     val_images, _ = vae_keras.load_mnist("train[55000:]")
     vae = vae_keras.VAE(
-        vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-        vae_keras.mlp_decoder(2, (28, 28, 1)),
+        vae_keras.mlp_encoder(IMAGE_SHAPE, latent_dim=2),
+        vae_keras.mlp_decoder(2, IMAGE_SHAPE),
         seed=seed,
     )
     rule = keras.optimizers.get(
         {"class_name": optimizer, "config": {"learning_rate": 1e-3}}
     )
     vae.compile(rule, jit_compile=True, steps_per_execution=50)
-    history = vae.fit(
-        vae_keras.image_dataset(images, 64, seed=seed),
-        epochs=EPOCHS,
-        validation_data=vae_keras.image_dataset(val_images, 500, shuffle=False),
-        verbose=0,
+    return vae, vae_keras.image_dataset(images, 64, seed=seed), val_images, 10
+
+
+def notebook_5(kind: str, seed: int):
+    """Returns model, training data, validation data and epochs."""
+    images, _ = vae_keras.load_mnist("train[:55000]")
+    val_images, _ = vae_keras.load_mnist("train[55000:]")
+    draw = np.random.default_rng(0).random(val_images.shape)
+    epochs, learning_rate = {"dense": (12, 2e-3), "conv": (5, 4e-3)}[kind]
+    name = {"dense": "mlp", "conv": "conv"}[kind]
+    vae = vae_keras.VAE(
+        getattr(vae_keras, f"{name}_encoder")(IMAGE_SHAPE, 32),
+        getattr(vae_keras, f"{name}_decoder")(32, IMAGE_SHAPE),
+        seed=seed,
     )
-    return [round(loss, 2) for loss in history.history["val_loss"]]
+    dataset = vae_keras.image_dataset(
+        images, 125, binarize="dynamic", seed=seed
+    )
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate, epochs * len(dataset)
+    )
+    vae.compile(
+        keras.optimizers.Adam(schedule, beta_2=0.99),
+        jit_compile=True,
+        steps_per_execution=50,
+    )
+    return vae, dataset, (draw < val_images).astype("float32"), epochs
+
+
+TRAININGS = {
+    "Adam": notebook_3,
+    "RMSprop": notebook_3,
+    "dense": notebook_5,
+    "conv": notebook_5,
+}
 
 
 def main() -> None:
-    """Runs every optimizer and seed; prints each as it ends."""
-    results = {}
-    for optimizer in ("Adam", "RMSprop"):
+    """Runs every training and seed; prints each as it ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", nargs="+", default=list(TRAININGS), choices=TRAININGS
+    )
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name in parser.parse_args().only:
+        results[name] = {}
         for seed in SEEDS:
-            losses = validation_losses(optimizer, seed)
-            results.setdefault(optimizer, {})[seed] = losses
-            print(optimizer, "seed", seed, *losses, flush=True)
+            keras.utils.set_random_seed(seed)
+            vae, dataset, val_images, epochs = TRAININGS[name](name, seed)
+            history = vae.fit(
+                dataset,
+                epochs=epochs,
+                validation_data=(val_images,),
+                validation_batch_size=500,
+                verbose=0,
+            )
+            losses = [round(x, 2) for x in history.history["val_loss"]]
+            results[name][str(seed)] = losses
+            print(name, "seed", seed, *losses, flush=True)
     temporary = RESULT.with_suffix(".tmp")
     RESULT.parent.mkdir(exist_ok=True)
     temporary.write_text(json.dumps(results, indent=1) + "\n")

@@ -176,6 +176,94 @@ def test_fused_steps_leave_ragged_data_to_keras(small_vae, images):
     assert len(calls) == 1
 
 
+# === Convolutions ===
+
+
+def conv_networks():
+    kwargs = {"filters": 4, "hidden_units": (16,)}
+    return (
+        vae_keras.conv_encoder((28, 28, 1), 2, **kwargs),
+        vae_keras.conv_decoder(2, (28, 28, 1), **kwargs),
+    )
+
+
+def conv_vae(**kwargs):
+    return vae_keras.VAE(*conv_networks(), **kwargs)
+
+
+def test_convolutions_train_alike_in_one_step_or_three(images):
+    # Batches of one size, because XLA compiles once for each.
+    weights, history, ends = train(
+        conv_vae, images, "xla, 3 steps", batch_size=18
+    )
+    assert ends == [2, 5]
+    expected_weights, expected_history, _ = train(
+        conv_vae, images, "xla", batch_size=18
+    )
+    for a, b in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    for name, values in history.items():
+        np.testing.assert_allclose(values, expected_history[name], rtol=1e-5)
+    assert history["loss"][1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("network", ["dense", "convolutions"])
+def test_convolutions_are_not_fused(small_vae, monkeypatch, network):
+    fused = []
+    monkeypatch.setattr(
+        vae_keras.models, "fused_steps", lambda *args: fused.append(args)
+    )
+    vae = small_vae() if network == "dense" else conv_vae()
+    vae.compile("adam", **MODES["xla, 3 steps"])
+    vae.make_train_function()
+    assert bool(fused) == (network == "dense")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class HoldsOne(keras.layers.Layer):
+    """A layer of the user's own, with a convolution among its attributes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [keras.layers.Conv2D(1, 3, padding="same")]
+
+    def call(self, x):
+        return self.parts[0](x)
+
+
+def nested_twice():
+    x = keras.Input((28, 28, 1))
+    inner = keras.Sequential([x, keras.layers.Conv2D(1, 3, padding="same")])
+    return keras.Sequential([keras.Input((28, 28, 1)), inner])
+
+
+@pytest.mark.parametrize(
+    ("first_layer", "expected"),
+    [
+        (nested_twice, True),
+        (HoldsOne, True),
+        (lambda: keras.layers.SeparableConv2D(1, 3, padding="same"), True),
+        (lambda: keras.layers.MaxPooling2D(1), False),
+    ],
+)
+def test_convolutions_are_found(first_layer, expected):
+    x = keras.Input((28, 28, 1))
+    encoder = vae_keras.mlp_encoder((28, 28, 1), 2, (8,))
+    encoder = keras.Model(x, encoder(first_layer()(x)))
+    decoder = vae_keras.mlp_decoder(2, (28, 28, 1), (8,))
+    vae = vae_keras.VAE(encoder, decoder)
+    assert vae_keras.speed.has_convolutions(vae) is expected
+
+
+def test_convolutions_are_found_in_either_network(small_vae):
+    encoder, decoder = conv_networks()
+    dense = small_vae()
+    assert not vae_keras.speed.has_convolutions(dense)
+    for networks in ((encoder, dense.decoder), (dense.encoder, decoder)):
+        vae = vae_keras.VAE(*networks)
+        assert vae_keras.speed.has_convolutions(vae)
+
+
 # === training= ===
 
 

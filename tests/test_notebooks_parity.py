@@ -1,5 +1,6 @@
-"""The model that notebook 2 writes out is the one that the package has."""
+"""What the notebooks write out is what the package has."""
 
+import ast
 import pathlib
 
 import keras
@@ -9,26 +10,33 @@ import pytest
 
 import vae_keras
 
-NOTEBOOK = (
-    pathlib.Path(__file__).parents[1]
-    / "notebooks"
-    / "02_the_variational_autoencoder.ipynb"
-)
+NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 IMAGE_SHAPE, LATENT_DIM, HIDDEN_UNITS = (28, 28, 1), 2, (32, 32)
 SEED = 3
 
 
-def definitions(source_of_change=("", "")):
-    """Executes the notebook's imports, functions and classes."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def definitions(number, old="", new=""):
+    """Executes a notebook's imports, constants, functions and classes.
+
+    Replaces `old` by `new` in them first.
+    """
+    (path,) = NOTEBOOKS.glob(f"{number:02}_*.ipynb")
+    notebook = nbformat.read(path, as_version=4)
     names = {}
     for cell in notebook.cells:
-        starts = ("import ", "def ", "class ")
-        if cell.cell_type == "code" and cell.source.startswith(starts):
-            # A definition ends where the next line without indent begins.
-            source = cell.source.split("\n\n\nvae = ")[0]
-            exec(source.replace(*source_of_change), names)
+        if cell.cell_type == "code":
+            nodes = [n for n in ast.parse(cell.source).body if defines(n)]
+            source = ast.unparse(nodes)
+            exec(source.replace(old, new) if old else source, names)
     return names
+
+
+def defines(node):
+    """Whether a statement defines something and computes nothing."""
+    if isinstance(node, ast.Assign):
+        return ast.unparse(node.targets[0]).strip("()").split(",")[0].isupper()
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return isinstance(node, kinds)
 
 
 def networks(module):
@@ -85,7 +93,7 @@ def images(mnist_test):
 
 
 def test_notebook_and_package_train_the_same_model(images):
-    compare(definitions(), images)
+    compare(definitions(2), images)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +102,59 @@ def test_notebook_and_package_train_the_same_model(images):
         ("0.5 * ops.sum(", "ops.sum("),
         ("ops.exp(0.5 * z_log_var)", "ops.exp(z_log_var)"),
         ("nll + self.beta * kl", "nll + kl"),
-        ('activation="relu"', 'activation="tanh"'),
+        ("activation='relu'", "activation='tanh'"),
     ],
 )
 def test_parity_notices_a_broken_definition(images, change):
     with pytest.raises(AssertionError):
-        compare(definitions(change), images)
+        compare(definitions(2, *change), images)
+
+
+def compare_networks(notebook, images):
+    """Builds each network of notebook 5 twice; weights and outputs agree."""
+    package = {**vars(vae_keras), **vars(vae_keras.judge)}
+    z = np.random.default_rng(0).normal(size=(9, LATENT_DIM))
+    for name, arguments, x in (
+        ("conv_encoder", (IMAGE_SHAPE, LATENT_DIM), images[:9]),
+        ("conv_decoder", (LATENT_DIM, IMAGE_SHAPE), z),
+        ("build_judge", (), images[:9]),
+        ("build_judge", ((4, 8, 16),), images[:9]),
+    ):
+        ours, theirs = [], []
+        for module, outputs in ((package, ours), (notebook, theirs)):
+            keras.utils.set_random_seed(SEED)
+            network = module[name](*arguments)
+            weights = network.get_weights()
+            outputs += weights
+            # Zeros would hide what the residual blocks do.
+            network.set_weights(
+                [
+                    np.cos(np.arange(w.size).reshape(w.shape)) / len(w)
+                    for w in weights
+                ]
+            )
+            outputs += keras.tree.flatten(network(x))
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_notebook_and_package_build_the_same_networks(images):
+    compare_networks(definitions(5), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("kernel_initializer='zeros'", "kernel_initializer='ones'"),
+        ("keras.layers.Add()", "keras.layers.Maximum()"),
+        ("activation='silu'", "activation='relu'"),
+        (
+            "Conv2D(channels, 3, padding='same', activation='relu'",
+            "Conv2D(channels, 3, padding='same', activation='silu'",
+        ),
+    ],
+)
+def test_parity_notices_a_broken_network(images, change):
+    with pytest.raises(AssertionError):
+        compare_networks(definitions(5, *change), images)

@@ -62,3 +62,21 @@ def test_throughput_is_what_the_benchmark_measured():
     for _, images_per_second, _, _, _, ratio, _ in rows:
         assert images_per_second in README
         assert ratio in README or ratio == "1.00"
+
+
+def test_convolution_is_what_the_benchmark_measured():
+    folder = ROOT / "benchmarks" / "results"
+    runs = json.loads((folder / "convolution.json").read_text())["runs"]
+    for name, run in runs.items():
+        end = run["curve"][-1]
+        (row,) = (
+            line
+            for line in README.splitlines()
+            if line.startswith(f"| {name} |")
+        )
+        assert f"{end['test']:.1f}" in row
+        assert f"{sum(run['parameters']) / 1e6:.1f} M" in row
+        assert f"| {run['epochs']} |" in row
+        assert end["seconds"] <= 330
+    accuracy = json.loads((folder / "judge.json").read_text())["accuracy"]
+    assert f"{accuracy['test']:.1%}" in README

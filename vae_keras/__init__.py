@@ -2,10 +2,16 @@
 
 from vae_keras.checks import check_images
 from vae_keras.data import image_dataset, load_mnist
+from vae_keras.judge import load_judge
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
 from vae_keras.models import VAE
-from vae_keras.networks import mlp_decoder, mlp_encoder
+from vae_keras.networks import (
+    conv_decoder,
+    conv_encoder,
+    mlp_decoder,
+    mlp_encoder,
+)
 from vae_keras.plotting import (
     plot_history,
     plot_images,
@@ -22,8 +28,11 @@ __all__ = [
     "Sampling",
     "bernoulli_nll",
     "check_images",
+    "conv_decoder",
+    "conv_encoder",
     "gaussian_kl",
     "image_dataset",
+    "load_judge",
     "load_mnist",
     "mlp_decoder",
     "mlp_encoder",

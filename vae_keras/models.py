@@ -4,12 +4,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import checked_data, positive_integers
+from vae_keras.checks import (
+    checked_data,
+    matching_shapes,
+    positive_integers,
+)
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.networks import matching_shapes
 from vae_keras.saving import replacing
-from vae_keras.speed import fused_steps, keep_freed_memory
+from vae_keras.speed import fused_steps, has_convolutions, keep_freed_memory
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -298,6 +301,7 @@ class VAE(keras.Model):
         if self.train_function is None or force:
             super().make_train_function(force=True)
             fused = self.jit_compile and self.steps_per_execution > 1
+            fused = fused and not has_convolutions(self)
             if fused and not self.run_eagerly:
                 self.train_function = fused_steps(self, self.train_function)
         return self.train_function

@@ -1,5 +1,7 @@
 """Encoders and decoders: ordinary functional Keras models.
 
+`mlp_…` are made of dense layers, `conv_…` of convolutions and dense layers.
+
 An encoder maps images to `[z_mean, z_log_var]`, the parameters of q(z|x);
 a decoder maps z to logits, the parameters of p(x|z). The layers that give
 these parameters compute in float32 whatever the dtype policy, because the
@@ -50,11 +52,7 @@ def mlp_encoder(
     h = keras.layers.Flatten()(images)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
-    z_mean = keras.layers.Dense(latent_dim, dtype="float32", name="z_mean")(h)
-    z_log_var = keras.layers.Dense(
-        latent_dim, dtype="float32", name="z_log_var"
-    )(h)
-    return keras.Model(images, [z_mean, z_log_var], name="encoder")
+    return keras.Model(images, _posterior(h, latent_dim), name="encoder")
 
 
 def mlp_decoder(
@@ -100,52 +98,193 @@ def mlp_decoder(
     return keras.Model(z, logits, name="decoder")
 
 
-def matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:
-    """Returns the shapes of an image and of a latent, or says what differs."""
-    image_shape = _input_shape(encoder)
-    outputs = encoder(keras.KerasTensor((None, *image_shape)))
-    shapes = [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
-    is_pair = isinstance(outputs, (list, tuple)) and len(shapes) == 2
-    if not is_pair or shapes[0] != shapes[1]:
-        raise ValueError(
-            "Expected `encoder` to return [z_mean, z_log_var], two tensors "
-            f"of one shape. Received: tensors of shapes {shapes}. Give it "
-            "one output layer for each of the two."
-        )
-    latent_shape = shapes[0]
-    if None in image_shape or None in latent_shape:
-        raise ValueError(
-            "Expected fixed image and latent shapes. Received: images "
-            f"{image_shape} and latents {latent_shape}. Fix the sizes in "
-            "the encoder's `keras.Input`."
-        )
-    try:
-        logits = decoder(keras.KerasTensor((None, *latent_shape)))
-        decoded_shape = tuple(logits.shape[1:])
-    except ValueError as error:
-        raise ValueError(
-            "Expected `decoder` to take the latents that `encoder` gives, "
-            f"shape {latent_shape}. Received: a decoder that takes shape "
-            f"{_input_shape(decoder)}. Use the same `latent_dim` for both."
-        ) from error
-    if decoded_shape != image_shape:
-        raise ValueError(
-            "Expected `decoder` to return logits of the shape of the images "
-            f"that `encoder` takes, {image_shape}. Received: {decoded_shape}. "
-            "Use the same `image_shape` for both."
-        )
-    return image_shape, latent_shape
+def conv_encoder(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    filters: int = 32,
+    depth: int = 2,
+    num_blocks: int = 1,
+    hidden_units: Sequence[int] = (512,),
+) -> keras.Model:
+    """Builds a convolutional encoder: images to `[z_mean, z_log_var]`.
+
+    A convolution with a stride as large as its kernel turns each patch of
+    4 × 4 pixels into one vector. On the map of these vectors, residual
+    blocks of two 3 × 3 convolutions let neighbours exchange what they
+    know, and dense layers read the map as a whole.
+
+    Args:
+        image_shape: `(height, width, channels)` of the images: any sizes
+            from `2**depth` pixels up. They are padded with zeros to
+            multiples of that.
+        latent_dim: the number of latent dimensions.
+        filters: the channels of the first map; each later map has twice
+            as many as the one before.
+        depth: how often height and width are halved, the first two times
+            in one step: 2 for digits, 3 or 4 for larger images.
+        num_blocks: the residual blocks on each map.
+        hidden_units: the width of each dense layer, first to last.
+
+    Returns:
+        A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
+        of shape `(batch, latent_dim)`.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or if the images
+            are too small to be halved so often.
+
+    Example:
+    >>> from vae_keras import conv_encoder
+    >>> encoder = conv_encoder((33, 47, 3), latent_dim=8, depth=3)
+    >>> [tuple(shape) for shape in encoder.output_shape]
+    [(None, 8), (None, 8)]
+
+    Reference:
+        He et al., "Identity Mappings in Deep Residual Networks", 2016,
+        arXiv:1603.05027, for the residual blocks.
+    """
+    image_shape = positive_integers("image_shape", image_shape)
+    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    (num_blocks,) = positive_integers("num_blocks", num_blocks)
+    stages, _, padding = _layout(image_shape, filters, depth)
+    images = keras.Input(image_shape, name="images")
+    h = keras.layers.ZeroPadding2D(padding)(images)
+    for patch, channels in stages:
+        h = keras.layers.Conv2D(channels, patch, strides=patch)(h)
+        for _ in range(num_blocks):
+            h = _residual_block(h)
+    h = keras.layers.Flatten()(keras.layers.Activation("silu")(h))
+    for units in positive_integers("hidden_units", hidden_units):
+        h = keras.layers.Dense(units, activation="silu")(h)
+    return keras.Model(images, _posterior(h, latent_dim), name="encoder")
 
 
-def _input_shape(network) -> tuple:
-    """The input shape of a Keras model of any kind, without the batch."""
-    shape = getattr(network, "input_shape", None)
-    if shape is None:
-        shape = (network.get_build_config() or {}).get("input_shape")
-    if shape is None:
+def conv_decoder(
+    latent_dim: int,
+    image_shape: Sequence[int],
+    filters: int = 32,
+    depth: int = 2,
+    num_blocks: int = 1,
+    hidden_units: Sequence[int] = (512,),
+) -> keras.Model:
+    """Builds a convolutional decoder: latents z to logits.
+
+    The mirror image of `conv_encoder`: dense layers write a small map,
+    residual blocks let neighbours agree, and transposed convolutions with
+    a stride as large as their kernel write each patch of pixels. As these
+    patches do not overlap, no pixel is written more often than another,
+    which is what gives other transposed convolutions a chequered pattern.
+
+    Args:
+        latent_dim: the number of latent dimensions.
+        image_shape: `(height, width, channels)` of the images: any sizes
+            from `2**depth` pixels up. Patches that reach beyond the image
+            are cut.
+        filters: the channels of the last map; each earlier map has twice
+            as many as the one after it.
+        depth: how often height and width are doubled, the last two times
+            in one step.
+        num_blocks: the residual blocks on each map.
+        hidden_units: the width of each dense layer, first to last.
+
+    Returns:
+        A `keras.Model` from `(batch, latent_dim)` to float32 logits of
+        shape `(batch, *image_shape)`.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or if the images
+            are too small to be halved so often.
+
+    Example:
+    >>> from vae_keras import conv_decoder
+    >>> decoder = conv_decoder(8, image_shape=(33, 47, 3), depth=3)
+    >>> decoder.output_shape
+    (None, 33, 47, 3)
+
+    Reference:
+        Odena, Dumoulin and Olah, "Deconvolution and Checkerboard
+        Artifacts", Distill, 2016, doi:10.23915/distill.00003.
+    """
+    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    image_shape = positive_integers("image_shape", image_shape)
+    (num_blocks,) = positive_integers("num_blocks", num_blocks)
+    stages, grid, padding = _layout(image_shape, filters, depth)
+    map_shape = (*grid, stages[-1][1])
+    z = keras.Input((latent_dim,), name="z")
+    h = z
+    for units in positive_integers("hidden_units", hidden_units):
+        h = keras.layers.Dense(units, activation="silu")(h)
+    h = keras.layers.Dense(math.prod(map_shape))(h)
+    h = keras.layers.Reshape(map_shape)(h)
+    for i, (patch, _) in reversed(list(enumerate(stages))):
+        for _ in range(num_blocks):
+            h = _residual_block(h)
+        h = keras.layers.Activation("silu")(h)
+        h = keras.layers.Conv2DTranspose(
+            stages[i - 1][1] if i else image_shape[2],
+            patch,
+            strides=patch,
+            dtype=None if i else "float32",
+        )(h)
+    logits = keras.layers.Cropping2D(padding, dtype="float32", name="logits")(h)
+    return keras.Model(z, logits, name="decoder")
+
+
+def _posterior(h, latent_dim: int) -> list:
+    """The two parameters of q(z|x), from features h."""
+    return [
+        keras.layers.Dense(latent_dim, dtype="float32", name=name)(h)
+        for name in ("z_mean", "z_log_var")
+    ]
+
+
+def _residual_block(h):
+    """Adds to a map what two convolutions make of it: at first, nothing."""
+    channels = h.shape[-1]
+    update = keras.layers.Activation("silu")(h)
+    update = keras.layers.Conv2D(
+        channels,
+        3,
+        padding="same",
+        activation="silu",
+        kernel_initializer="he_normal",
+    )(update)
+    # With zeros each block starts as the identity: no normalisation needed.
+    update = keras.layers.Conv2D(
+        channels, 3, padding="same", kernel_initializer="zeros"
+    )(update)
+    return keras.layers.Add()([h, update])
+
+
+def _layout(image_shape: tuple[int, ...], filters: int, depth: int):
+    """How images become maps, and the other way round.
+
+    Returns:
+        The size of the patches and the channels of each map, first to
+        last; the height and width of the last map; the padding around
+        the images.
+    """
+    (filters,) = positive_integers("filters", filters)
+    (depth,) = positive_integers("depth", depth)
+    if len(image_shape) != 3:
         raise ValueError(
-            "Expected a network that knows its input shape. Received: "
-            f"{network.name!r}, which is not built. Call it once on a batch "
-            "first, or use `network.build((None, …))`."
+            "Expected `image_shape` to be (height, width, channels). "
+            f"Received: image_shape={image_shape}. Grey images have one "
+            "channel."
         )
-    return tuple(shape[1:])
+    sides = image_shape[:2]
+    largest = min(sides).bit_length() - 1
+    if depth > largest:
+        remedy = f"The largest depth that fits is {largest}."
+        if largest == 0:
+            remedy = "No depth fits: use a network of dense layers."
+        raise ValueError(
+            f"Expected images of {2**depth} × {2**depth} pixels or more, to "
+            f"be halved {depth} times (`depth`). Received: "
+            f"image_shape={image_shape}. {remedy}"
+        )
+    patches = [2] if depth == 1 else [4] + [2] * (depth - 2)
+    stages = [(patch, filters * 2**i) for i, patch in enumerate(patches)]
+    grid = [-(-side // 2**depth) for side in sides]
+    missing = [n * 2**depth - side for n, side in zip(grid, sides, strict=True)]
+    return stages, grid, tuple((n // 2, n - n // 2) for n in missing)

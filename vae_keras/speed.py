@@ -67,6 +67,17 @@ def fused_steps(model: keras.Model, one_by_one):
     return train_function
 
 
+def has_convolutions(model: keras.Model) -> bool:
+    """Whether a layer of the model, at any depth, is a convolution.
+
+    On a CPU, XLA runs a convolution inside a loop many times slower than
+    outside one, so that steps with convolutions must not be fused.
+    """
+    names = [name for name in dir(keras.layers) if "Conv" in name]
+    kinds = tuple(getattr(keras.layers, name) for name in names)
+    return any(isinstance(layer, kinds) for layer in model._flatten_layers())
+
+
 # Values in a stack of batches: 64 MB of float32, so that large images do
 # not fill the memory.
 _MAX_STACK = 2**24
