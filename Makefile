@@ -38,6 +38,7 @@ benchmark: .venv/ready
 	$(INSTALL) --editable ".[test,peers]" --no-build-isolation
 	$(RUN) benchmarks/throughput.py
 	$(RUN) benchmarks/quality.py --plain-epochs 3
+	$(RUN) benchmarks/fused_steps.py
 	$(RUN) benchmarks/convolution.py
 
 format: .venv/ready

@@ -58,7 +58,7 @@ def new_vae(name: str, num_epochs: int, steps_per_epoch: int):
     )
     vae.compile(
         keras.optimizers.Adam(schedule, beta_2=0.99),
-        # XLA computes in float32, TensorFlow's own kernels in bfloat16 too.
+        # XLA for float32, TensorFlow's own kernels for bfloat16.
         jit_compile=policy == "float32",
         steps_per_execution=50,
     )

@@ -37,7 +37,7 @@ def train_judge(num_epochs: int, seed: int) -> keras.Model:
         keras.optimizers.Adam(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # TensorFlow's own convolutions need no compilation.
+        # TensorFlow's own kernels need no compilation.
         jit_compile=False,
     )
     judge.fit(

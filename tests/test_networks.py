@@ -207,8 +207,7 @@ def test_images_of_any_size_come_back_at_that_size(image_shape, depth):
     assert z_mean.shape == z_log_var.shape == (3, 5)
     logits = np.asarray(decoder(z_mean))
     assert logits.shape == x.shape
-    # Neither a ReLU nor a sigmoid at the end, and two heads of their own.
-    assert logits.min() < 0 < logits.max()
+    assert logits.min() < 0 < logits.max()  # no activation at the end
     assert not np.allclose(z_mean, z_log_var)
     assert [n.name for n in (encoder, decoder)] == ["encoder", "decoder"]
 
@@ -297,7 +296,7 @@ def test_the_largest_depth_that_fits_is_named(build, image_shape, largest):
     assert network(largest).count_params() > 0
     message = (
         rf"{2 ** (largest + 1)} × .* or more, .* Received: image_shape="
-        rf"{re.escape(str(image_shape))}. The largest .* fits is {largest}."
+        rf"{re.escape(str(image_shape))}. The largest .* fits is {largest}\."
     )
     with pytest.raises(ValueError, match=message):
         network(largest + 1)
@@ -371,7 +370,6 @@ def test_the_decoder_draws_no_chequered_pattern(depth):
 
 def test_no_pixel_of_an_odd_sized_image_is_cut_off():
     encoder, decoder = conv_networks(COLOUR, depth=3, filters=16)
-    # Several images: a ReLU may be deaf to one of them.
     x = tf.random.normal((8, *COLOUR))
     with tf.GradientTape() as tape:
         tape.watch(x)

@@ -249,7 +249,7 @@ def _residual_block(h):
         activation="silu",
         kernel_initializer="he_normal",
     )(update)
-    # With zeros each block starts as the identity: no normalisation needed.
+    # With zeros the block starts as the identity.
     update = keras.layers.Conv2D(
         channels, 3, padding="same", kernel_initializer="zeros"
     )(update)

@@ -71,7 +71,8 @@ def has_convolutions(model: keras.Model) -> bool:
     """Whether a layer of the model, at any depth, is a convolution.
 
     On a CPU, XLA runs a convolution inside a loop many times slower than
-    outside one, so that steps with convolutions must not be fused.
+    outside one, so that steps with convolutions must not be fused
+    (`benchmarks/fused_steps.py` measures it).
     """
     names = [name for name in dir(keras.layers) if "Conv" in name]
     kinds = tuple(getattr(keras.layers, name) for name in names)
