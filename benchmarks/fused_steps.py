@@ -27,10 +27,10 @@ def new_vae(kind: str, is_fused: bool):
     )
     vae.compile("adam", jit_compile=True, steps_per_execution=STEPS)
     # Whatever the layers, the train function is made as it is asked for.
-    kept = vae_keras.models.has_convolutions
-    vae_keras.models.has_convolutions = lambda model: not is_fused
+    kept = vae_keras.training.has_convolutions
+    vae_keras.training.has_convolutions = lambda model: not is_fused
     vae.make_train_function()
-    vae_keras.models.has_convolutions = kept
+    vae_keras.training.has_convolutions = kept
     return vae
 
 

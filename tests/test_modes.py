@@ -169,7 +169,7 @@ def test_fused_steps_leave_ragged_data_to_keras(small_vae, images):
     vae.compile("sgd", run_eagerly=False, steps_per_execution=2)
     vae.jit_compile = True
     calls = []
-    function = vae_keras.models.fused_steps(vae, calls.append)
+    function = vae_keras.training.fused_steps(vae, calls.append)
     ragged = tf.ragged.stack([[1]] * len(images))
     pairs = tf.data.Dataset.from_tensor_slices((images, ragged)).batch(64)
     function(iter(pairs))
@@ -211,7 +211,7 @@ def test_convolutions_train_alike_in_one_step_or_three(images):
 def test_convolutions_are_not_fused(small_vae, monkeypatch, network):
     fused = []
     monkeypatch.setattr(
-        vae_keras.models, "fused_steps", lambda *args: fused.append(args)
+        vae_keras.training, "fused_steps", lambda *args: fused.append(args)
     )
     vae = small_vae() if network == "dense" else conv_vae()
     vae.compile("adam", **MODES["xla, 3 steps"])
