@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vae_keras
-from vae_keras.judge import WEIGHTS
+from vae_keras.judge import WEIGHTS, _judge_with_features
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -90,3 +90,63 @@ def test_features_and_logits_are_float32_under_mixed_precision(judge, images):
     digits = np.argmax(outputs[1], axis=1)
     expected = np.argmax(judge(images), axis=1)
     assert np.mean(digits == expected) > 0.98
+
+
+# === What it makes of images ===
+
+
+def test_judge_features_are_those_of_the_layer(judge, mnist_test):
+    images = mnist_test[0][:600]
+    layer = keras.Model(judge.input, judge.get_layer("features").output)
+    features = vae_keras.judge_features(images)
+    assert (features.shape, features.dtype) == ((600, 64), "float32")
+    np.testing.assert_allclose(features, layer(images), rtol=1e-4, atol=1e-4)
+
+
+def test_histogram_of_real_digits(judge, mnist_test):
+    images, labels = mnist_test[0][:2000], mnist_test[1][:2000]
+    histogram = vae_keras.digit_histogram(images)
+    shares = np.bincount(labels, minlength=10) / 2000
+    np.testing.assert_allclose(histogram.shares, shares, atol=0.005)
+    assert histogram.shares.sum() == pytest.approx(1)
+    p = histogram.shares
+    assert histogram.evenness == pytest.approx(-np.sum(p * np.log10(p)))
+    # The confidence is that of a softmax, in float64.
+    logits = np.float64(judge.predict(images, batch_size=500, verbose=0))
+    logits -= logits.max(axis=1, keepdims=True)
+    confidence = np.mean(1 / np.exp(logits).sum(axis=1))
+    assert histogram.confidence == pytest.approx(confidence, abs=1e-5)
+
+
+def test_evenness_of_one_digit_and_of_two(images, labels):
+    one, two = (images[labels == digit][:1] for digit in (3, 8))
+    histogram = vae_keras.digit_histogram(np.repeat(one, 5, axis=0))
+    assert histogram.evenness == 0
+    assert histogram.shares.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    histogram = vae_keras.digit_histogram(np.concatenate([one, two]))
+    assert histogram.evenness == pytest.approx(np.log10(2))
+    assert histogram.shares[[3, 8]].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "judging", [vae_keras.judge_features, vae_keras.digit_histogram]
+)
+def test_images_that_are_no_digits_are_refused(judging, images):
+    for bad, remedy in ((images[:, 2:], "Resize"), (255 * images, "by 255")):
+        message = rf"Expected .*\(batch, 28, 28, 1\).* Received: .*{remedy}"
+        with pytest.raises(ValueError, match=message):
+            judging(bad)
+
+
+def test_features_do_not_depend_on_the_policy_of_the_first_call(mnist_test):
+    images, _ = mnist_test
+    _judge_with_features.cache_clear()
+    expected = vae_keras.judge_features(images[:8])
+    _judge_with_features.cache_clear()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        features = vae_keras.judge_features(images[:8])
+    finally:
+        keras.config.set_dtype_policy("float32")
+        _judge_with_features.cache_clear()
+    np.testing.assert_array_equal(features, expected)

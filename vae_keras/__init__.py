@@ -2,7 +2,12 @@
 
 from vae_keras.checks import check_images
 from vae_keras.data import image_dataset, load_mnist
-from vae_keras.judge import load_judge
+from vae_keras.evaluation import (
+    active_units,
+    importance_weighted_nll,
+    kl_per_dimension,
+)
+from vae_keras.judge import digit_histogram, judge_features, load_judge
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
 from vae_keras.models import VAE
@@ -20,18 +25,31 @@ from vae_keras.plotting import (
     plot_latent_space,
     plot_reconstructions,
 )
+from vae_keras.sample_quality import (
+    density_coverage,
+    frechet_distance,
+    precision_recall,
+    sample_quality,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
     "Sampling",
+    "active_units",
     "bernoulli_nll",
     "check_images",
     "conv_decoder",
     "conv_encoder",
+    "density_coverage",
+    "digit_histogram",
+    "frechet_distance",
     "gaussian_kl",
     "image_dataset",
+    "importance_weighted_nll",
+    "judge_features",
+    "kl_per_dimension",
     "load_judge",
     "load_mnist",
     "mlp_decoder",
@@ -42,4 +60,6 @@ __all__ = [
     "plot_latent_grid",
     "plot_latent_space",
     "plot_reconstructions",
+    "precision_recall",
+    "sample_quality",
 ]

@@ -154,18 +154,17 @@ class VAE(ImageModel):
 
     # === Training ===
 
-    def negative_log_likelihood(self, x, z, training: bool = False):
+    def negative_log_likelihood(self, x, logits) -> tf.Tensor:
         """Returns −log p(x|z) of each example.
 
         Args:
             x: images in [0, 1], `(batch, *image_shape)`.
-            z: latents, `(batch, *latent_shape)`.
-            training: passed to the decoder.
+            logits: what the decoder makes of z, of the same shape.
 
         Returns:
             float32 `(batch,)`: nats per image.
         """
-        return bernoulli_nll(x, self.decoder(z, training=training))
+        return bernoulli_nll(x, logits)
 
     def elbo_terms(self, data, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the two terms of −ELBO for each example of a batch.
@@ -183,7 +182,8 @@ class VAE(ImageModel):
         sampling = self.sampling if training else self.validation_sampling
         z_mean, z_log_var = self.encoder(x, training=training)
         z = sampling((z_mean, z_log_var))
-        reconstruction_loss = self.negative_log_likelihood(x, z, training)
+        logits = self.decoder(z, training=training)
+        reconstruction_loss = self.negative_log_likelihood(x, logits)
         terms = reconstruction_loss, gaussian_kl(z_mean, z_log_var)
         if sample_weight is not None:
             sample_weight = tf.reshape(sample_weight, [-1])

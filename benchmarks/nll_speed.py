@@ -1,0 +1,121 @@
+"""How fast importance_weighted_nll is, next to the machine's matrix products.
+
+The decoder of 512-512 units, with the article's two latents and with 50:
+its matrix products a second, over what plain products of float32 matrices
+reach on the same machine in the same round. Everything else that an
+estimate takes (noise, activations, cross-entropy, sums) counts as loss.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from common import (
+    HIDDEN_UNITS,
+    NUM_PIXELS,
+    RESULTS,
+    provenance,
+    table,
+    write_results,
+)
+
+import vae_keras
+from vae_keras.speed import keep_freed_memory
+
+IMAGE_SHAPE = (28, 28, 1)
+LATENT_DIMS = (2, 50)
+# Rows, inner and columns: a large square, and the decoder's last layer.
+PRODUCTS = ((2048, 2048, 2048), (5000, HIDDEN_UNITS, NUM_PIXELS))
+
+
+def product_rate(rows: int, inner: int, columns: int) -> float:
+    """Returns the FLOP/s of products of two float32 matrices."""
+    a, b = tf.random.normal((rows, inner)), tf.random.normal((inner, columns))
+    multiply = tf.function(tf.linalg.matmul)
+    multiply(a, b)
+    count = 30
+    start = time.perf_counter()
+    for _ in range(count):
+        product = multiply(a, b)
+    product.numpy()
+    seconds = time.perf_counter() - start
+    return 2 * rows * inner * columns * count / seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", default=RESULTS, help="a directory")
+    options = parser.parse_args()
+    keep_freed_memory()
+    images, _ = vae_keras.load_mnist(f"test[:{options.images}]")
+    vaes = {
+        latent_dim: vae_keras.VAE(
+            vae_keras.mlp_encoder(IMAGE_SHAPE, latent_dim),
+            vae_keras.mlp_decoder(latent_dim, IMAGE_SHAPE),
+        )
+        for latent_dim in LATENT_DIMS
+    }
+    rounds = []
+    for _ in range(options.rounds):
+        peak = max(product_rate(*shape) for shape in PRODUCTS)
+        measured = {"product_rate": peak, "seconds": {}, "share": {}}
+        for latent_dim, vae in vaes.items():
+            start = time.perf_counter()
+            vae_keras.importance_weighted_nll(
+                vae, images, options.samples, verbose=False
+            )
+            seconds = time.perf_counter() - start
+            products = 2 * HIDDEN_UNITS * (latent_dim + HIDDEN_UNITS)
+            products += 2 * HIDDEN_UNITS * NUM_PIXELS
+            products *= options.samples * options.images
+            measured["seconds"][latent_dim] = seconds
+            measured["share"][latent_dim] = products / seconds / peak
+        rounds.append(measured)
+        print(measured, flush=True)
+
+    def median(key, latent_dim):
+        return statistics.median(r[key][latent_dim] for r in rounds)
+
+    results = {
+        **provenance(["tensorflow", "keras"]),
+        "images": options.images,
+        "samples": options.samples,
+        "rounds": rounds,
+    }
+    peak = statistics.median(r["product_rate"] for r in rounds)
+    whole = 10_000 / options.images / 60
+    rows = [
+        [
+            f"{latent_dim}-512-512-784",
+            f"{median('share', latent_dim):.0%}",
+            f"{median('seconds', latent_dim) * whole:.1f}",
+        ]
+        for latent_dim in LATENT_DIMS
+    ]
+    markdown = (
+        "# Speed of the likelihood estimate\n\n"
+        f"Medians of {options.rounds} rounds with {options.images} images × "
+        f"{options.samples:,} samples. Plain float32 matrix products reach "
+        f"{peak / 1e9:.0f} GFLOP/s here (median of the better of a square "
+        "of 2048 and the decoder's last layer).\n\n"
+        + table(
+            [
+                "decoder",
+                "its matrix products' rate, of that",
+                f"minutes for 10,000 images × {options.samples:,}",
+            ],
+            rows,
+        )
+    )
+    write_results(options.output, "nll_speed", results, markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+"""Likelihood and use of the latents against models known exactly."""
+
+import math
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tqdm
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from tensorflow.python.eager.polymorphic_function import (
+    polymorphic_function as tracing,
+)
+
+import vae_keras
+from vae_keras import importance_weighted_nll
+
+SCALE = 0.5
+
+
+class GaussianVAE(vae_keras.VAE):
+    """Its pixels are Gaussian, so that p(x) of a linear decoder is, too."""
+
+    def negative_log_likelihood(self, x, logits):
+        terms = 0.5 * tf.square((x - logits) / SCALE)
+        terms += 0.5 * math.log(2 * math.pi * SCALE**2)
+        return tf.reduce_sum(terms, axis=[1, 2, 3])
+
+
+def linear_encoder(image_shape, latent_shape, mean, log_var):
+    """An encoder without a hidden layer, of given kernels and biases."""
+    x = keras.Input(image_shape)
+    outputs = []
+    for kernel, bias in (mean, log_var):
+        dense = keras.layers.Dense(len(bias))
+        h = dense(keras.layers.Flatten()(x))
+        dense.set_weights([kernel, bias])
+        outputs.append(keras.layers.Reshape(latent_shape)(h))
+    return keras.Model(x, outputs)
+
+
+def linear_vae(latent_shape=(2,), image_shape=(3, 3, 1), shift=0.0, **kwargs):
+    """A linear-Gaussian VAE, and the distribution of its images.
+
+    Args:
+        latent_shape: the shape of a latent.
+        image_shape: the shape of an image.
+        shift: how far the encoder is from the exact posterior.
+        **kwargs: keyword arguments of `VAE`.
+    """
+    rng = np.random.default_rng(0)
+    d, k = math.prod(image_shape), math.prod(latent_shape)
+    # Orthogonal columns, for a posterior without correlations.
+    kernel = np.linalg.qr(rng.normal(size=(d, k)))[0] * np.linspace(0.5, 1.5, k)
+    bias = rng.uniform(size=d)
+    variance = 1 / (1 + np.sum(kernel**2, axis=0) / SCALE**2)
+    to_mean = kernel * variance / SCALE**2
+    vae = GaussianVAE(
+        linear_encoder(
+            image_shape,
+            latent_shape,
+            (to_mean, shift - bias @ to_mean),
+            (np.zeros((d, k)), np.log(variance) + shift),
+        ),
+        keras.Sequential(
+            [
+                keras.Input(latent_shape),
+                keras.layers.Flatten(),
+                keras.layers.Dense(d),
+                keras.layers.Reshape(image_shape),
+            ]
+        ),
+        **kwargs,
+    )
+    vae.decoder.set_weights([kernel.T, bias])
+    covariance = kernel @ kernel.T + SCALE**2 * np.eye(d)
+    return vae, multivariate_normal(bias, covariance)
+
+
+def random_images(n, image_shape=(3, 3, 1)):
+    rng = np.random.default_rng(1)
+    return rng.uniform(size=(n, *image_shape)).astype("float32")
+
+
+def exact_nll(marginal, images):
+    return -marginal.logpdf(np.float64(images).reshape(len(images), -1))
+
+
+def estimate(vae, images, num_samples=5000, **kwargs):
+    """`importance_weighted_nll` for each image, without a bar."""
+    kwargs = {"batch_size": 100, "verbose": False} | kwargs
+    return importance_weighted_nll(vae, images, num_samples, **kwargs).per_image
+
+
+def assert_means_agree(values, expected, num_errors=4):
+    """Whether a mean is what is expected, within its standard errors."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    assert abs(np.mean(values) - expected) < num_errors * error
+
+
+# === The exact value ===
+
+
+@pytest.mark.parametrize("num_samples", [1, 30, 730])
+def test_likelihood_of_a_linear_gaussian_model(num_samples):
+    vae, marginal = linear_vae(shift=0.3)
+    images = random_images(1000)
+    exact = exact_nll(marginal, images)
+    nll = estimate(vae, images, num_samples, batch_size=250)
+    # The weights are unbiased for any K; their logarithm is not.
+    assert_means_agree(np.exp(exact - nll), 1)
+    spread = np.std(nll - exact)
+    assert 0.2 / num_samples**0.5 < spread < 1.5 / num_samples**0.5
+
+
+@pytest.mark.parametrize(
+    ("latent_shape", "image_shape"), [((2,), (3, 3, 1)), ((3, 2, 4), (5, 5, 1))]
+)
+@pytest.mark.parametrize("num_samples", [1, 501])
+def test_exact_posterior_gives_the_exact_value(
+    latent_shape, image_shape, num_samples
+):
+    # All weights are equal.
+    vae, marginal = linear_vae(latent_shape, image_shape)
+    images = random_images(5, image_shape)
+    exact = exact_nll(marginal, images)
+    nll = estimate(vae, images, num_samples)
+    np.testing.assert_allclose(nll, exact, atol=1e-4)
+
+
+def networks(kind):
+    if kind == "convolutional":
+        sizes = {"filters": 4, "depth": 1, "hidden_units": (8,)}
+        encoder = vae_keras.conv_encoder((4, 4, 1), 2, **sizes)
+        decoder = vae_keras.conv_decoder(2, (4, 4, 1), **sizes)
+    else:
+        keras.config.set_dtype_policy(kind)
+        try:
+            encoder = vae_keras.mlp_encoder((4, 4, 1), 2, (8,))
+            decoder = vae_keras.mlp_decoder(2, (4, 4, 1), (8,))
+        finally:
+            keras.config.set_dtype_policy("float32")
+    # Weights so large that the posterior is far from the prior.
+    decoder.set_weights([3 * w + 0.1 for w in decoder.get_weights()])
+    return encoder, decoder
+
+
+def nll_on_a_grid(decoder, images, side=6.0, num=301):
+    """−log ∫ p(x|z) p(z) dz over two latents, in float64."""
+    axis, step = np.linspace(-side, side, num, retstep=True)
+    z = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    logits = np.float64(decoder.predict(z, batch_size=10_000, verbose=0))
+    logits = logits.reshape(len(z), -1)
+    x = np.float64(images).reshape(len(images), -1)
+    log_joint = x @ logits.T - np.logaddexp(0, logits).sum(axis=1)
+    log_joint += multivariate_normal(np.zeros(2)).logpdf(z)
+    return -logsumexp(log_joint, axis=1) - 2 * np.log(step)
+
+
+@pytest.mark.parametrize("kind", ["float32", "mixed_bfloat16", "convolutional"])
+def test_likelihood_of_bernoulli_pixels_on_a_grid(kind):
+    encoder, decoder = networks(kind)
+    vae = vae_keras.VAE(encoder, decoder)
+    images = np.round(random_images(30, (4, 4, 1)))
+    exact = nll_on_a_grid(decoder, images)
+    # The model must see more in the images than sixteen coins would.
+    assert np.std(exact) > 0.5
+    nll = estimate(vae, images)
+    assert_means_agree(np.exp(exact - nll), 1)
+    assert np.mean(nll) == pytest.approx(np.mean(exact), abs=0.05)
+
+
+def test_one_sample_gives_the_elbo_and_more_a_tighter_bound():
+    vae, marginal = linear_vae(shift=0.5)
+    # One image, many times: the noise is all that differs.
+    images = np.repeat(random_images(1), 2000, axis=0)
+    exact = exact_nll(marginal, images)[0]
+    bounds = [estimate(vae, images, k, batch_size=500) for k in (1, 3, 10, 100)]
+    vae.compile()
+    loss = vae.evaluate(images, batch_size=500, verbose=0)[0]
+    # Both sides of the difference are noisy.
+    assert_means_agree(bounds[0], loss, num_errors=4 * 2**0.5)
+    means = np.array([np.mean(bound) for bound in bounds])
+    assert np.all(np.diff(means) < -0.01)
+    assert exact < means[-1] < exact + 0.05 < means[0] - 0.3
+
+
+def test_beta_does_not_matter():
+    vae, _ = linear_vae(shift=0.3)
+    other = GaussianVAE(vae.encoder, vae.decoder, beta=4.0)
+    images = random_images(5)
+    np.testing.assert_array_equal(
+        estimate(vae, images, 50), estimate(other, images, 50)
+    )
+
+
+# === The noise ===
+
+
+@pytest.mark.parametrize("num_samples", [1, 730])
+def test_batch_size_and_other_images_do_not_matter(num_samples):
+    vae, _ = linear_vae(shift=0.3)
+    images = random_images(23)
+    whole = estimate(vae, images, num_samples, batch_size=23)
+    for batch_size in (1, 7, 10):
+        nll = estimate(vae, images, num_samples, batch_size=batch_size)
+        np.testing.assert_allclose(nll, whole, atol=1e-4)
+    fewer = estimate(vae, images[:5], num_samples)
+    np.testing.assert_allclose(fewer, whole[:5], atol=1e-4)
+    others = np.concatenate([1 - images[:5], images[5:]])
+    nll = estimate(vae, others, num_samples)
+    np.testing.assert_allclose(nll[5:], whole[5:], atol=1e-4)
+
+
+def test_seed_decides():
+    vae, _ = linear_vae(shift=0.3)
+    images = random_images(4)
+    first, again, other = [
+        estimate(vae, images, 20, seed=seed) for seed in (3, 3, 4)
+    ]
+    np.testing.assert_array_equal(first, again)
+    assert np.all(np.abs(first - other) > 1e-3)
+
+
+def test_each_image_and_each_block_of_samples_has_noise_of_its_own():
+    vae, _ = linear_vae(shift=0.3)
+    images = np.repeat(random_images(1), 5, axis=0)
+    one, two = [np.exp(-estimate(vae, images, k)) for k in (500, 1000)]
+    blocks = np.concatenate([one, 2 * two - one])
+    assert np.diff(np.sort(blocks)).min() > 1e-4 * blocks.mean()
+
+
+def test_samples_come_in_blocks():
+    rows = set()
+
+    class Recording(GaussianVAE):
+        def negative_log_likelihood(self, x, logits):
+            assert x.shape == logits.shape
+            rows.add(x.shape[0])
+            return super().negative_log_likelihood(x, logits)
+
+    vae, _ = linear_vae()
+    vae = Recording(vae.encoder, vae.decoder)
+    # Batches of three images and one, blocks of 500 samples and 230.
+    estimate(vae, random_images(4), 1230, batch_size=3)
+    assert rows == {1500, 690, 500, 230}
+
+
+# === Numbers and types ===
+
+
+def test_extreme_logits():
+    encoder, decoder = networks("float32")
+    vae = vae_keras.VAE(encoder, decoder)
+    images = np.round(random_images(3, (4, 4, 1)))
+    # The posterior is the prior, so all weights are equal at first.
+    encoder.set_weights([0 * w for w in encoder.get_weights()])
+    *weights, bias = decoder.get_weights()
+    decoder.set_weights([*[0 * w for w in weights], np.full_like(bias, -1e4)])
+    # Each white pixel costs 10⁴ nats, whatever z.
+    white = images.sum(axis=(1, 2, 3))
+    nll = estimate(vae, images, 600)
+    np.testing.assert_allclose(nll, 1e4 * white, rtol=1e-6)
+    decoder.set_weights([1e4 * np.sign(w) for w in weights] + [bias])
+    assert np.all(np.isfinite(estimate(vae, images, 600)))
+
+
+def test_summary_of_the_estimate():
+    vae, _ = linear_vae(shift=0.3)
+    estimate = importance_weighted_nll(vae, random_images(7), 20)
+    assert isinstance(estimate, vae_keras.evaluation.LikelihoodEstimate)
+    values = estimate.per_image
+    assert (values.shape, values.dtype) == ((7,), "float64")
+    assert estimate.num_samples == 20
+    assert estimate.mean == pytest.approx(sum(values) / 7)
+    variance = sum((values - estimate.mean) ** 2) / 6
+    assert estimate.standard_error == pytest.approx((variance / 7) ** 0.5)
+    one = importance_weighted_nll(vae, random_images(1), 20)
+    assert np.isnan(one.standard_error)
+    assert one.mean == one.per_image[0] == pytest.approx(values[0], abs=1e-4)
+
+
+# === Effects on everything else ===
+
+
+def with_dropout(network):
+    """The same network, with a layer that drops half of what comes in."""
+    x = keras.Input(network.input_shape[1:])
+    return keras.Model(x, network(keras.layers.Dropout(0.5)(x)))
+
+
+def test_nothing_changes_and_nothing_is_dropped():
+    vae, _ = linear_vae(shift=0.3)
+    dropping = GaussianVAE(with_dropout(vae.encoder), with_dropout(vae.decoder))
+    images = random_images(4)
+    variables = [np.array(v) for v in dropping.variables]
+    assert any("seed" in v.path for v in dropping.variables)
+    state = random.getstate()
+    for measure in (
+        estimate,
+        vae_keras.active_units,
+        vae_keras.kl_per_dimension,
+    ):
+        results = measure(dropping, images), measure(vae, images)
+        np.testing.assert_allclose(*results, atol=1e-5)
+    assert random.getstate() == state
+    for before, after in zip(variables, dropping.variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_short_work_is_silent(capfd, caplog, monkeypatch):
+    # TensorFlow warns of functions that are traced again and again, but
+    # only twice: forget about what other tests have traced.
+    monkeypatch.setattr(
+        tracing,
+        "_frequent_tracing_detector_manager",
+        tracing._FrequentTracingDetectorManager(),
+    )
+    vae, _ = linear_vae()
+    for _ in range(3):
+        importance_weighted_nll(vae, random_images(4), 600, batch_size=3)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_bar_counts_images(monkeypatch, verbose):
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.shown, self.steps = not self.disable, []
+            bars.append(self)
+
+        def update(self, n=1):
+            self.steps.append(n)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    vae, _ = linear_vae()
+    estimate(vae, random_images(7), 2, batch_size=3, verbose=verbose)
+    (bar,) = bars
+    assert bar.shown is verbose
+    assert bar.steps == [3, 3, 1]
+    assert not verbose or bar.total == 7
+
+
+# === Refusals ===
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        importance_weighted_nll,
+        vae_keras.active_units,
+        vae_keras.kl_per_dimension,
+    ],
+)
+@pytest.mark.parametrize(
+    ("change", "received", "remedy"),
+    [
+        (lambda x: x[:, :2], r"shape \(4, 2, 3, 1\)", "Resize"),
+        (lambda x: x[0], r"shape \(3, 3, 1\)", "batch the data"),
+        (lambda x: x[:0], "an empty array", "Check"),
+        (lambda x: np.uint8(255 * x), "dtype uint8", "divide by 255"),
+        (lambda x: 255 * x, "values from", "divide by 255"),
+    ],
+)
+def test_wrong_images_are_refused(measure, change, received, remedy):
+    vae, _ = linear_vae()
+    message = rf"Expected .*\(batch, 3, 3, 1\).* Received: {received}.*{remedy}"
+    with pytest.raises(ValueError, match=message):
+        measure(vae, change(random_images(4)))
+
+
+@pytest.mark.parametrize("name", ["num_samples", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_wrong_numbers_are_refused(name, value):
+    vae, _ = linear_vae()
+    message = f"Expected `{name}` .* Received: {name}={value}. Use 1, 2"
+    with pytest.raises(ValueError, match=message):
+        importance_weighted_nll(vae, random_images(4), **{name: value})
+
+
+# === The latents ===
+
+
+def vae_of_known_posteriors(factors, means, variances, latent_shape):
+    """z_mean is each pixel times a factor, plus a mean."""
+    encoder = linear_encoder(
+        (2, 2, 1),
+        latent_shape,
+        (np.diag(factors), np.asarray(means)),
+        (np.zeros((4, 4)), np.log(variances)),
+    )
+    decoder = keras.Sequential(
+        [keras.Input(latent_shape), keras.layers.Reshape((2, 2, 1))]
+    )
+    return vae_keras.VAE(encoder, decoder)
+
+
+@pytest.mark.parametrize("latent_shape", [(4,), (2, 1, 2)])
+def test_active_units(latent_shape):
+    # A uniform pixel has variance 1/12: here 0, 0.0008, 0.02 and 0.3.
+    vae = vae_of_known_posteriors(
+        (0, 0.1, 0.5, 2), (3, 0, 0, 5), (1, 1, 1, 0.1), latent_shape
+    )
+    images = random_images(1200, (2, 2, 1))
+    assert vae_keras.active_units(vae, images) == 2
+    for threshold, expected in ((1e-4, 3), (0.015, 2), (0.1, 1), (0.5, 0)):
+        assert vae_keras.active_units(vae, images, threshold) == expected
+
+
+def test_active_units_at_the_threshold():
+    vae = vae_of_known_posteriors((1,) * 4, (0,) * 4, (1,) * 4, (4,))
+    # Of two images that differ by ½ the variance is 1/16, over images.
+    images = np.zeros((2, 2, 2, 1), "float32")
+    images[1, 0, 0] = 0.5
+    assert vae_keras.active_units(vae, images, 0.0624) == 1
+    assert vae_keras.active_units(vae, images, 0.0625) == 0
+
+
+def test_one_image_shows_no_active_units():
+    vae, _ = linear_vae()
+    message = "Expected two images or more.* Received: 1. Pass"
+    with pytest.raises(ValueError, match=message):
+        vae_keras.active_units(vae, random_images(1))
+
+
+@pytest.mark.parametrize("latent_shape", [(4,), (2, 1, 2)])
+def test_kl_per_dimension(latent_shape):
+    factors, means = (0, 0, 1, 2), (0, 3, 0, 0)
+    variances = (1, 4, 1, 0.5)
+    vae = vae_of_known_posteriors(factors, means, variances, latent_shape)
+    images = random_images(600, (2, 2, 1))
+    kl = vae_keras.kl_per_dimension(vae, images)
+    assert (kl.shape, kl.dtype) == (latent_shape, "float64")
+    x = np.float64(images).reshape(600, 4)
+    expected = [
+        0,  # has collapsed
+        (9 + 4 - 1 - np.log(4)) / 2,
+        np.mean(x[:, 2] ** 2) / 2,
+        (4 * np.mean(x[:, 3] ** 2) + 0.5 - 1 + np.log(2)) / 2,
+    ]
+    np.testing.assert_allclose(kl.ravel(), expected, rtol=1e-5, atol=1e-7)
+    vae.compile()
+    results = vae.evaluate(images, return_dict=True, verbose=0)
+    assert kl.sum() == pytest.approx(results["kl_loss"], rel=1e-5)

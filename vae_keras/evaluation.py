@@ -1,0 +1,253 @@
+"""What a trained model is worth: held-out likelihood, and use of the latents.
+
+How good its samples look is measured in `sample_quality`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.checks import check_images, positive_integers
+from vae_keras.speed import has_convolutions, keep_freed_memory
+
+# As many samples of one image get their noise, and are decoded, together.
+BLOCK_SIZE = 500
+
+
+class LikelihoodEstimate(NamedTuple):
+    """What `importance_weighted_nll` returns, in nats per image.
+
+    Attributes:
+        mean: the mean over images of the bound on −log p(x).
+        standard_error: the standard error of that mean, over images; NaN
+            for one image.
+        num_samples: the number of samples per image.
+        per_image: float64 `(n,)`, the bound for each image.
+    """
+
+    mean: float
+    standard_error: float
+    num_samples: int
+    per_image: np.ndarray
+
+
+def importance_weighted_nll(
+    vae,
+    images,
+    num_samples: int = 5000,
+    *,
+    batch_size: int = 10,
+    seed: int = 0,
+    verbose: bool = True,
+) -> LikelihoodEstimate:
+    """Estimates −log p(x), the negative log-likelihood, of held-out images.
+
+    The posterior q(z|x) proposes K latents for each image, and each is
+    weighted by how much more probable the model finds it than q does:
+
+        −log p(x) ≈ −log 1/K Σₖ p(x|zₖ) p(zₖ) / q(zₖ|x),   zₖ ~ q(z|x)
+
+    On average this lies above −log p(x). For K = 1 it is −ELBO, whatever β
+    the model was trained with; as K grows it falls towards −log p(x).
+    The sum is taken over a block of samples at a time, so that memory
+    depends neither on `num_samples` nor on the number of images.
+
+    Args:
+        vae: a `VAE`.
+        images: held-out images in [0, 1], an array `(n, *image_shape)`;
+            binarised if the model was trained on binarised images.
+        num_samples: K, the number of samples per image.
+        batch_size: how many images are worked on at a time, up to 500
+            samples of each. Fewer need less memory; the noise, and so the
+            result up to rounding, stays the same.
+        seed: int, the seed of the noise.
+        verbose: whether to show a progress bar, if this takes more than a
+            few seconds.
+
+    Returns:
+        A `LikelihoodEstimate`: `mean`, `standard_error`, `num_samples` and
+        `per_image`, in nats per image.
+
+    Raises:
+        ValueError: if the images are not what the model takes, or if a
+            number is not a positive integer.
+
+    Example:
+    >>> import vae_keras
+    >>> vae = vae_keras.VAE(
+    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
+    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
+    ... )
+    >>> images, _ = vae_keras.load_mnist("test[:8]")
+    >>> estimate = vae_keras.importance_weighted_nll(vae, images, 10)
+    >>> estimate.num_samples, estimate.per_image.shape
+    (10, (8,))
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, "Importance Weighted
+        Autoencoders", ICLR 2016, arXiv:1509.00519.
+    """
+    from tqdm import tqdm
+
+    check_images(images, vae.image_shape)
+    (num_samples,) = positive_integers("num_samples", num_samples)
+    (batch_size,) = positive_integers("batch_size", batch_size)
+    if not hasattr(seed, "__index__"):
+        raise ValueError(
+            "Expected `seed` to be an integer. Received: "
+            f"seed={seed!r}. Use 0, 1, 2, …"
+        )
+    keep_freed_memory()
+    latent_shape = tuple(vae.latent_shape)
+    latent_axes = list(range(2, 2 + len(latent_shape)))
+    root = tf.random.fold_in(tf.constant([0, 0]), seed)
+
+    # For dense layers TensorFlow's own kernels are faster than XLA's.
+    @tf.function(jit_compile=has_convolutions(vae.decoder))
+    def log_sum_of_weights(x, z_mean, z_log_var, epsilon):
+        size = epsilon.shape[1]
+        z_mean, z_log_var = z_mean[:, tf.newaxis], z_log_var[:, tf.newaxis]
+        z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
+        # log p(z) − log q(z|x): the constants of the Gaussians cancel.
+        log_ratio = tf.reduce_sum(
+            0.5 * (tf.square(epsilon) + z_log_var - tf.square(z)), latent_axes
+        )  # (batch, size)
+        logits = vae.decoder(tf.reshape(z, (-1, *latent_shape)), training=False)
+        repeated = tf.broadcast_to(
+            x[:, tf.newaxis], (len(x), size, *vae.image_shape)
+        )
+        nll = vae.negative_log_likelihood(
+            tf.reshape(repeated, (-1, *vae.image_shape)), logits
+        )
+        log_weights = log_ratio - tf.reshape(nll, (-1, size))
+        return tf.reduce_logsumexp(log_weights, axis=1)
+
+    @tf.function
+    def noise(indices, block):
+        # A seed for each image and block: none depends on what comes along.
+        def noise_of_one(index):
+            key = tf.random.fold_in(tf.random.fold_in(root, index), block)
+            return tf.random.stateless_normal((BLOCK_SIZE, *latent_shape), key)
+
+        return tf.map_fn(noise_of_one, indices, fn_output_signature=tf.float32)
+
+    for function in (log_sum_of_weights, noise):
+        # Both are traced in each call, for the model at hand.
+        function._omit_frequent_tracing_warning = True
+    per_image = np.empty(len(images))
+    with tqdm(
+        total=len(images), unit=" images", delay=3, disable=not verbose
+    ) as bar:
+        for start in range(0, len(images), batch_size):
+            x = tf.cast(images[start : start + batch_size], tf.float32)
+            batch = slice(start, start + len(x))
+            z_mean, z_log_var = vae.encode(x)
+            log_sum = -np.inf
+            for block, done in enumerate(range(0, num_samples, BLOCK_SIZE)):
+                epsilon = noise(
+                    tf.range(batch.start, batch.stop), tf.constant(block)
+                )[:, : num_samples - done]
+                log_sum = np.logaddexp(
+                    log_sum,
+                    log_sum_of_weights(x, z_mean, z_log_var, epsilon).numpy(),
+                )
+            per_image[batch] = np.log(num_samples) - log_sum
+            bar.update(len(x))
+    return LikelihoodEstimate(
+        mean=float(per_image.mean()),
+        standard_error=_standard_error(per_image),
+        num_samples=num_samples,
+        per_image=per_image,
+    )
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """The standard error of the mean; NaN for one value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def active_units(vae, images, threshold: float = 0.01) -> int:
+    """Counts the latent dimensions that the model uses.
+
+    A dimension is active if its posterior mean varies with the image:
+
+        Var over x of E_q(z|x)[z] > threshold
+
+    Args:
+        vae: a `VAE`.
+        images: images in [0, 1], an array `(n, *image_shape)`.
+        threshold: the least variance; 0.01 is that of the paper.
+
+    Returns:
+        The number of active dimensions, of all in a latent.
+
+    Raises:
+        ValueError: if the images are not what the model takes, or fewer
+            than two.
+
+    Example:
+    >>> import vae_keras
+    >>> vae = vae_keras.VAE(
+    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
+    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
+    ... )
+    >>> images, _ = vae_keras.load_mnist("test[:8]")
+    >>> vae_keras.active_units(vae, images) <= 2
+    True
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, "Importance Weighted
+        Autoencoders", ICLR 2016, arXiv:1509.00519, section 5.1.
+    """
+    z_mean, _ = _posteriors(vae, images)
+    if len(z_mean) < 2:
+        raise ValueError(
+            "Expected two images or more: units are active when they vary "
+            f"between images. Received: {len(z_mean)}. Pass some hundreds."
+        )
+    return int(np.sum(z_mean.var(axis=0) > threshold))
+
+
+def kl_per_dimension(vae, images) -> np.ndarray:
+    """Measures how many nats each latent dimension carries.
+
+    Args:
+        vae: a `VAE`.
+        images: images in [0, 1], an array `(n, *image_shape)`.
+
+    Returns:
+        float64 of the shape of one latent: KL(q(z|x) ‖ p(z)) of each
+        dimension, in nats, the mean over images. The sum over dimensions
+        is the model's `kl_loss`. A dimension that has collapsed has
+        nearly 0.
+
+    Raises:
+        ValueError: if the images are not what the model takes.
+
+    Example:
+    >>> import vae_keras
+    >>> vae = vae_keras.VAE(
+    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
+    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
+    ... )
+    >>> images, _ = vae_keras.load_mnist("test[:8]")
+    >>> vae_keras.kl_per_dimension(vae, images).shape
+    (2,)
+
+    Reference:
+        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
+        arXiv:1312.6114, appendix B.
+    """
+    z_mean, z_log_var = _posteriors(vae, images)
+    kl = 0.5 * (np.square(z_mean) + np.expm1(z_log_var) - z_log_var)
+    return kl.mean(axis=0)
+
+
+def _posteriors(vae, images) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and log-variance of q(z|x) for each image, float64."""
+    check_images(images, vae.image_shape)
+    z_mean, z_log_var = vae.encoder.predict(images, batch_size=500, verbose=0)
+    return np.float64(z_mean), np.float64(z_log_var)
