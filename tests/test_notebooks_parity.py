@@ -7,6 +7,7 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import scipy.stats
 
 import vae_keras
 
@@ -158,3 +159,55 @@ def test_notebook_and_package_build_the_same_networks(images):
 def test_parity_notices_a_broken_network(images, change):
     with pytest.raises(AssertionError):
         compare_networks(definitions(5, *change), images)
+
+
+def compare_measures(notebook, images):
+    """Notebook 6 measures one small model, and the package does."""
+    keras.utils.set_random_seed(SEED)
+    vae = vae_keras.VAE(*networks(vars(vae_keras)))
+    z_mean, z_log_var = vae.encode(images)
+    head = vae.encoder.get_layer("z_mean")
+    head.set_weights([weight * 3 for weight in head.get_weights()])
+
+    log_w = notebook["log_weights"](vae, images[:1], 20_000)
+    ours = notebook["nll"](log_w)
+    theirs = vae_keras.importance_weighted_nll(
+        vae, images[:1], 20_000, verbose=False
+    )
+    assert abs(ours - theirs.mean) < 0.2
+    log_q = notebook["log_normal"](z_mean, z_mean, z_log_var)
+    expected = scipy.stats.norm(0, np.exp(0.5 * z_log_var)).logpdf(0).sum(1)
+    np.testing.assert_allclose(log_q, expected, rtol=1e-4)
+
+    scaled = vae_keras.active_units(vae, images)
+    assert notebook["active_units"](vae, images) == scaled
+
+    real, generated = np.random.default_rng(SEED).normal(size=(2, 60, 3))
+    generated[:, 0] = 2 * generated[:, 0] + 1
+    np.testing.assert_allclose(
+        notebook["frechet_distance"](real, generated),
+        vae_keras.frechet_distance(real, generated),
+    )
+    np.testing.assert_allclose(
+        notebook["precision_recall"](real, generated),
+        vae_keras.precision_recall(real, generated),
+    )
+
+
+def test_notebook_and_package_measure_the_same(images):
+    compare_measures(definitions(6), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("+ log_prior", "- log_prior"),
+        ("np.log(2 * np.pi) +", ""),
+        ("> 0.01", "> 10"),
+        ("- 2 * roots.sum()", "- roots.sum()"),
+        ("[:, num_neighbors]", "[:, num_neighbors - 1]"),
+    ],
+)
+def test_parity_notices_a_broken_measure(images, change):
+    with pytest.raises(AssertionError):
+        compare_measures(definitions(6, *change), images)

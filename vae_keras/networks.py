@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import keras
 
 from vae_keras.checks import positive_integers
+from vae_keras.feature_maps import Layout, image_to_map, map_to_logits
 
 
 def mlp_encoder(
@@ -143,17 +144,10 @@ def conv_encoder(
         He et al., "Identity Mappings in Deep Residual Networks", 2016,
         arXiv:1603.05027, for the residual blocks.
     """
-    image_shape = positive_integers("image_shape", image_shape)
     (latent_dim,) = positive_integers("latent_dim", latent_dim)
-    (num_blocks,) = positive_integers("num_blocks", num_blocks)
-    stages, _, padding = _layout(image_shape, filters, depth)
-    images = keras.Input(image_shape, name="images")
-    h = keras.layers.ZeroPadding2D(padding)(images)
-    for patch, channels in stages:
-        h = keras.layers.Conv2D(channels, patch, strides=patch)(h)
-        for _ in range(num_blocks):
-            h = _residual_block(h)
-    h = keras.layers.Flatten()(keras.layers.Activation("silu")(h))
+    layout = Layout(image_shape, filters, depth, num_blocks)
+    images = keras.Input(layout.image_shape, name="images")
+    h = keras.layers.Flatten()(image_to_map(images, layout))
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
     return keras.Model(images, _posterior(h, latent_dim), name="encoder")
@@ -206,28 +200,14 @@ def conv_decoder(
         Artifacts", Distill, 2016, doi:10.23915/distill.00003.
     """
     (latent_dim,) = positive_integers("latent_dim", latent_dim)
-    image_shape = positive_integers("image_shape", image_shape)
-    (num_blocks,) = positive_integers("num_blocks", num_blocks)
-    stages, grid, padding = _layout(image_shape, filters, depth)
-    map_shape = (*grid, stages[-1][1])
+    layout = Layout(image_shape, filters, depth, num_blocks)
     z = keras.Input((latent_dim,), name="z")
     h = z
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
-    h = keras.layers.Dense(math.prod(map_shape))(h)
-    h = keras.layers.Reshape(map_shape)(h)
-    for i, (patch, _) in reversed(list(enumerate(stages))):
-        for _ in range(num_blocks):
-            h = _residual_block(h)
-        h = keras.layers.Activation("silu")(h)
-        h = keras.layers.Conv2DTranspose(
-            stages[i - 1][1] if i else image_shape[2],
-            patch,
-            strides=patch,
-            dtype=None if i else "float32",
-        )(h)
-    logits = keras.layers.Cropping2D(padding, dtype="float32", name="logits")(h)
-    return keras.Model(z, logits, name="decoder")
+    h = keras.layers.Dense(math.prod(layout.map_shape))(h)
+    h = keras.layers.Reshape(layout.map_shape)(h)
+    return keras.Model(z, map_to_logits(h, layout), name="decoder")
 
 
 def _posterior(h, latent_dim: int) -> list:
@@ -236,55 +216,3 @@ def _posterior(h, latent_dim: int) -> list:
         keras.layers.Dense(latent_dim, dtype="float32", name=name)(h)
         for name in ("z_mean", "z_log_var")
     ]
-
-
-def _residual_block(h):
-    """Adds to a map what two convolutions make of it: at first, nothing."""
-    channels = h.shape[-1]
-    update = keras.layers.Activation("silu")(h)
-    update = keras.layers.Conv2D(
-        channels,
-        3,
-        padding="same",
-        activation="silu",
-        kernel_initializer="he_normal",
-    )(update)
-    # With zeros the block starts as the identity.
-    update = keras.layers.Conv2D(
-        channels, 3, padding="same", kernel_initializer="zeros"
-    )(update)
-    return keras.layers.Add()([h, update])
-
-
-def _layout(image_shape: tuple[int, ...], filters: int, depth: int):
-    """How images become maps, and the other way round.
-
-    Returns:
-        The size of the patches and the channels of each map, first to
-        last; the height and width of the last map; the padding around
-        the images.
-    """
-    (filters,) = positive_integers("filters", filters)
-    (depth,) = positive_integers("depth", depth)
-    if len(image_shape) != 3:
-        raise ValueError(
-            "Expected `image_shape` to be (height, width, channels). "
-            f"Received: image_shape={image_shape}. Grey images have one "
-            "channel."
-        )
-    sides = image_shape[:2]
-    largest = min(sides).bit_length() - 1
-    if depth > largest:
-        remedy = f"The largest depth that fits is {largest}."
-        if largest == 0:
-            remedy = "No depth fits: use a network of dense layers."
-        raise ValueError(
-            f"Expected images of {2**depth} × {2**depth} pixels or more, to "
-            f"be halved {depth} times (`depth`). Received: "
-            f"image_shape={image_shape}. {remedy}"
-        )
-    patches = [2] if depth == 1 else [4] + [2] * (depth - 2)
-    stages = [(patch, filters * 2**i) for i, patch in enumerate(patches)]
-    grid = [-(-side // 2**depth) for side in sides]
-    missing = [n * 2**depth - side for n, side in zip(grid, sides, strict=True)]
-    return stages, grid, tuple((n // 2, n - n // 2) for n in missing)
