@@ -40,6 +40,7 @@ benchmark: .venv/ready
 	$(RUN) benchmarks/quality.py --plain-epochs 3
 	$(RUN) benchmarks/fused_steps.py
 	$(RUN) benchmarks/convolution.py
+	$(RUN) benchmarks/nll_speed.py
 
 format: .venv/ready
 	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .

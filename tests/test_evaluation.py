@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import keras
 import numpy as np
@@ -214,6 +215,29 @@ def test_batch_size_and_other_images_do_not_matter(num_samples):
     np.testing.assert_allclose(nll[5:], whole[5:], atol=1e-4)
 
 
+def test_seeds_of_any_integer_type_agree():
+    vae, _ = linear_vae(shift=0.3)
+    images = random_images(3)
+    np.testing.assert_array_equal(
+        estimate(vae, images, 20, seed=1),
+        estimate(vae, images, 20, seed=np.int64(1)),
+    )
+
+
+def test_large_images_are_taken_a_few_at_a_time(monkeypatch):
+    vae, _ = linear_vae()
+    sizes = []
+    encode = vae.encode
+    monkeypatch.setattr(
+        vae, "encode", lambda x: sizes.append(len(x)) or encode(x)
+    )
+    for max_pixels, expected in ((9 * 500 * 3, [3, 2]), (1, [1] * 5)):
+        monkeypatch.setattr(vae_keras.evaluation, "MAX_PIXELS", max_pixels)
+        sizes.clear()
+        importance_weighted_nll(vae, random_images(5), 2, verbose=False)
+        assert sizes == expected
+
+
 def test_seed_decides():
     vae, _ = linear_vae(shift=0.3)
     images = random_images(4)
@@ -376,12 +400,44 @@ def test_wrong_images_are_refused(measure, change, received, remedy):
 
 
 @pytest.mark.parametrize("name", ["num_samples", "batch_size"])
-@pytest.mark.parametrize("value", [0, -1, 2.5])
+@pytest.mark.parametrize("value", [0, -1, 2.5, [10, 100]])
 def test_wrong_numbers_are_refused(name, value):
     vae, _ = linear_vae()
-    message = f"Expected `{name}` .* Received: {name}={value}. Use 1, 2"
+    received = re.escape(f"{name}={value}")
+    message = f"Expected `{name}` .* Received: {received}. Use 1, 2"
     with pytest.raises(ValueError, match=message):
         importance_weighted_nll(vae, random_images(4), **{name: value})
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, True])
+def test_wrong_seeds_are_refused(seed):
+    vae, _ = linear_vae()
+    message = f"Expected `seed` .* Received: seed={seed}. Use 0, 1"
+    with pytest.raises(ValueError, match=message):
+        importance_weighted_nll(vae, random_images(4), 5, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        importance_weighted_nll,
+        vae_keras.active_units,
+        vae_keras.kl_per_dimension,
+    ],
+)
+def test_a_model_that_diverged_is_refused(measure):
+    vae, _ = linear_vae()
+    vae.encoder.set_weights([w * np.nan for w in vae.encoder.get_weights()])
+    message = "finite.* Received: NaN.*lower learning rate"
+    with pytest.raises(ValueError, match=message):
+        measure(vae, random_images(4))
+
+
+def test_a_decoder_that_diverged_is_refused():
+    vae, _ = linear_vae()
+    vae.decoder.set_weights([w * np.nan for w in vae.decoder.get_weights()])
+    with pytest.raises(ValueError, match=r"finite.* Received: NaN"):
+        importance_weighted_nll(vae, random_images(4), 5, verbose=False)
 
 
 # === The latents ===

@@ -209,11 +209,14 @@ def test_too_few_rows_are_refused():
         ):
             frechet_distance(*both)
         for measure in MEASURES[1:]:
+            measure(*both, 4)
+            if measure is density_coverage and both[0] is features:
+                measure(*both, 5)  # needs neighbours of real images only
+                continue
             with pytest.raises(
-                ValueError, match=r"more than 5 rows.* Received: 5 in .* Pass"
+                ValueError, match=r"more than 5 rows.* Received: 5\. Pass"
             ):
                 measure(*both, 5)
-            measure(*both, 4)
     assert frechet_distance(features[:6], features[:6]) < 1e-6
 
 

@@ -31,12 +31,20 @@ from vae_keras.sample_quality import (
     precision_recall,
     sample_quality,
 )
+from vae_keras.spatial import (
+    RowColumnGaussian,
+    SpatialVAE,
+    spatial_decoder,
+    spatial_encoder,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "RowColumnGaussian",
     "Sampling",
+    "SpatialVAE",
     "active_units",
     "bernoulli_nll",
     "check_images",
@@ -62,4 +70,6 @@ __all__ = [
     "plot_reconstructions",
     "precision_recall",
     "sample_quality",
+    "spatial_decoder",
+    "spatial_encoder",
 ]

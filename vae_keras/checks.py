@@ -37,6 +37,17 @@ def positive_integers(argument: str, sizes) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
+def positive_integer(argument: str, size) -> int:
+    """Returns one size as an int; errors are those of `positive_integers`."""
+    if hasattr(size, "__iter__") and not isinstance(size, str):
+        raise ValueError(
+            f"Expected `{argument}` to be one positive integer. Received: "
+            f"{argument}={size!r}. Use 1, 2, 3, …; for several values, call "
+            "this once for each."
+        )
+    return positive_integers(argument, size)[0]
+
+
 def check_images(images, image_shape: Sequence[int] | None = None) -> None:
     """Raises an error unless the images are what a VAE can be trained on.
 

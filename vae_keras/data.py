@@ -6,7 +6,7 @@ import random
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import check_images, positive_integers
+from vae_keras.checks import check_images, positive_integer
 from vae_keras.mnist import load_mnist as load_mnist
 
 
@@ -65,7 +65,7 @@ def image_dataset(
     check_images(images)
     images = np.asarray(images)
     num_images = len(images)
-    (batch_size,) = positive_integers("batch_size", batch_size)
+    batch_size = positive_integer("batch_size", batch_size)
     if labels is not None and np.shape(labels)[:1] != (num_images,):
         raise ValueError(
             "Expected as many labels as images. Received: "

@@ -3,16 +3,19 @@
 How good its samples look is measured in `sample_quality`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import check_images, positive_integers
-from vae_keras.speed import has_convolutions, keep_freed_memory
+from vae_keras.checks import check_images, positive_integer
+from vae_keras.speed import keep_freed_memory
 
 # As many samples of one image get their noise, and are decoded, together.
 BLOCK_SIZE = 500
+# As many pixels are decoded together: 16 MB of float32 an array.
+MAX_PIXELS = 2**22
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -37,7 +40,7 @@ def importance_weighted_nll(
     images,
     num_samples: int = 5000,
     *,
-    batch_size: int = 10,
+    batch_size: int | None = None,
     seed: int = 0,
     verbose: bool = True,
 ) -> LikelihoodEstimate:
@@ -48,8 +51,9 @@ def importance_weighted_nll(
 
         −log p(x) ≈ −log 1/K Σₖ p(x|zₖ) p(zₖ) / q(zₖ|x),   zₖ ~ q(z|x)
 
-    On average this lies above −log p(x). For K = 1 it is −ELBO, whatever β
-    the model was trained with; as K grows it falls towards −log p(x).
+    On average this lies above −log p(x). For K = 1 that average is −ELBO,
+    whatever β the model was trained with; as K grows it falls towards
+    −log p(x). p(x|z) is what `vae.negative_log_likelihood` says.
     The sum is taken over a block of samples at a time, so that memory
     depends neither on `num_samples` nor on the number of images.
 
@@ -58,9 +62,11 @@ def importance_weighted_nll(
         images: held-out images in [0, 1], an array `(n, *image_shape)`;
             binarised if the model was trained on binarised images.
         num_samples: K, the number of samples per image.
-        batch_size: how many images are worked on at a time, up to 500
-            samples of each. Fewer need less memory; the noise, and so the
-            result up to rounding, stays the same.
+        batch_size: how many images are worked on at a time, with 500
+            samples of each: an array of them takes batch_size · 500 ·
+            pixels · 4 bytes, and some are needed at once. By default as
+            many as keep an array below 16 MB, 10 for MNIST. The noise, and
+            so the result up to rounding, does not depend on it.
         seed: int, the seed of the noise.
         verbose: whether to show a progress bar, if this takes more than a
             few seconds.
@@ -70,8 +76,8 @@ def importance_weighted_nll(
         `per_image`, in nats per image.
 
     Raises:
-        ValueError: if the images are not what the model takes, or if a
-            number is not a positive integer.
+        ValueError: if the images are not what the model takes, if a number
+            is not a positive integer, or if the model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -91,20 +97,22 @@ def importance_weighted_nll(
     from tqdm import tqdm
 
     check_images(images, vae.image_shape)
-    (num_samples,) = positive_integers("num_samples", num_samples)
-    (batch_size,) = positive_integers("batch_size", batch_size)
-    if not hasattr(seed, "__index__"):
+    num_samples = positive_integer("num_samples", num_samples)
+    if batch_size is None:
+        num_pixels = math.prod(vae.image_shape)
+        batch_size = max(1, MAX_PIXELS // (BLOCK_SIZE * num_pixels))
+    batch_size = positive_integer("batch_size", batch_size)
+    if not hasattr(seed, "__index__") or isinstance(seed, bool):
         raise ValueError(
             "Expected `seed` to be an integer. Received: "
             f"seed={seed!r}. Use 0, 1, 2, …"
         )
-    keep_freed_memory()
     latent_shape = tuple(vae.latent_shape)
     latent_axes = list(range(2, 2 + len(latent_shape)))
-    root = tf.random.fold_in(tf.constant([0, 0]), seed)
+    root = tf.random.fold_in(tf.constant([0, 0]), int(seed))
 
-    # For dense layers TensorFlow's own kernels are faster than XLA's.
-    @tf.function(jit_compile=has_convolutions(vae.decoder))
+    # Not with XLA, which is no faster here and cannot compile every layer.
+    @tf.function(jit_compile=False)
     def log_sum_of_weights(x, z_mean, z_log_var, epsilon):
         size = epsilon.shape[1]
         z_mean, z_log_var = z_mean[:, tf.newaxis], z_log_var[:, tf.newaxis]
@@ -120,7 +128,8 @@ def importance_weighted_nll(
         nll = vae.negative_log_likelihood(
             tf.reshape(repeated, (-1, *vae.image_shape)), logits
         )
-        log_weights = log_ratio - tf.reshape(nll, (-1, size))
+        nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float32)
+        log_weights = log_ratio - nll
         return tf.reduce_logsumexp(log_weights, axis=1)
 
     @tf.function
@@ -143,15 +152,16 @@ def importance_weighted_nll(
             x = tf.cast(images[start : start + batch_size], tf.float32)
             batch = slice(start, start + len(x))
             z_mean, z_log_var = vae.encode(x)
-            log_sum = -np.inf
+            _check_finite(z_mean, z_log_var)
+            log_sum = np.full(len(x), -np.inf)
             for block, done in enumerate(range(0, num_samples, BLOCK_SIZE)):
+                keep_freed_memory()
                 epsilon = noise(
                     tf.range(batch.start, batch.stop), tf.constant(block)
                 )[:, : num_samples - done]
-                log_sum = np.logaddexp(
-                    log_sum,
-                    log_sum_of_weights(x, z_mean, z_log_var, epsilon).numpy(),
-                )
+                log_weights = log_sum_of_weights(x, z_mean, z_log_var, epsilon)
+                _check_finite(log_weights)
+                log_sum = np.logaddexp(log_sum, log_weights)
             per_image[batch] = np.log(num_samples) - log_sum
             bar.update(len(x))
     return LikelihoodEstimate(
@@ -186,7 +196,7 @@ def active_units(vae, images, threshold: float = 0.01) -> int:
 
     Raises:
         ValueError: if the images are not what the model takes, or fewer
-            than two.
+            than two, or if the model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -225,7 +235,8 @@ def kl_per_dimension(vae, images) -> np.ndarray:
         nearly 0.
 
     Raises:
-        ValueError: if the images are not what the model takes.
+        ValueError: if the images are not what the model takes, or if the
+            model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -250,4 +261,14 @@ def _posteriors(vae, images) -> tuple[np.ndarray, np.ndarray]:
     """The mean and log-variance of q(z|x) for each image, float64."""
     check_images(images, vae.image_shape)
     z_mean, z_log_var = vae.encoder.predict(images, batch_size=500, verbose=0)
+    _check_finite(z_mean, z_log_var)
     return np.float64(z_mean), np.float64(z_log_var)
+
+
+def _check_finite(*values) -> None:
+    if not all(np.isfinite(value).all() for value in values):
+        raise ValueError(
+            "Expected a model that gives finite numbers. Received: NaN or "
+            "infinity. Its training has diverged: load an earlier state of "
+            "it, or train again with a lower learning rate."
+        )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import keras
 
-from vae_keras.checks import positive_integers
+from vae_keras.checks import positive_integer, positive_integers
 
 
 class Layout:
@@ -41,9 +41,9 @@ class Layout:
         num_blocks: int,
     ):
         self.image_shape = positive_integers("image_shape", image_shape)
-        (filters,) = positive_integers("filters", filters)
-        (depth,) = positive_integers("depth", depth)
-        (self.num_blocks,) = positive_integers("num_blocks", num_blocks)
+        filters = positive_integer("filters", filters)
+        depth = positive_integer("depth", depth)
+        self.num_blocks = positive_integer("num_blocks", num_blocks)
         if len(self.image_shape) != 3:
             raise ValueError(
                 "Expected `image_shape` to be (height, width, channels). "

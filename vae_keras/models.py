@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import matching_shapes, positive_integers
+from vae_keras.checks import matching_shapes, positive_integer
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
 from vae_keras.training import ImageModel
@@ -142,7 +142,7 @@ class VAE(ImageModel):
             float32 pixel means in [0, 1], `(num_images, *image_shape)`.
         """
         if num_images != 0:
-            (num_images,) = positive_integers("num_images", num_images)
+            num_images = positive_integer("num_images", num_images)
         z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
         return self.decode(z)
 
@@ -247,7 +247,8 @@ class VAE(ImageModel):
                     "own loss (reconstruction + beta * KL) and reports it. "
                     f"Received: {name}={own[name]!r}. Remove the argument; "
                     "to change the loss, give `beta` to the constructor, use "
-                    "`vae.beta.assign(…)`, or override `elbo_terms`."
+                    "`vae.beta.assign(…)`, or override "
+                    "`negative_log_likelihood`."
                 )
         if self._num_replicas > 1:
             if kwargs.get("jit_compile") is True:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import keras
 
-from vae_keras.checks import positive_integers
+from vae_keras.checks import positive_integer, positive_integers
 from vae_keras.feature_maps import Layout, image_to_map, map_to_logits
 
 
@@ -48,12 +48,12 @@ def mlp_encoder(
         arXiv:1312.6114, appendix C.2.
     """
     image_shape = positive_integers("image_shape", image_shape)
-    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    latent_dim = positive_integer("latent_dim", latent_dim)
     images = keras.Input(image_shape, name="images")
     h = keras.layers.Flatten()(images)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
-    return keras.Model(images, _posterior(h, latent_dim), name="encoder")
+    return keras.Model(images, posterior(h, latent_dim, "z_"), name="encoder")
 
 
 def mlp_decoder(
@@ -86,7 +86,7 @@ def mlp_decoder(
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
         arXiv:1312.6114, appendix C.1.
     """
-    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    latent_dim = positive_integer("latent_dim", latent_dim)
     image_shape = positive_integers("image_shape", image_shape)
     z = keras.Input((latent_dim,), name="z")
     h = z
@@ -144,13 +144,13 @@ def conv_encoder(
         He et al., "Identity Mappings in Deep Residual Networks", 2016,
         arXiv:1603.05027, for the residual blocks.
     """
-    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    latent_dim = positive_integer("latent_dim", latent_dim)
     layout = Layout(image_shape, filters, depth, num_blocks)
     images = keras.Input(layout.image_shape, name="images")
     h = keras.layers.Flatten()(image_to_map(images, layout))
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
-    return keras.Model(images, _posterior(h, latent_dim), name="encoder")
+    return keras.Model(images, posterior(h, latent_dim, "z_"), name="encoder")
 
 
 def conv_decoder(
@@ -199,7 +199,7 @@ def conv_decoder(
         Odena, Dumoulin and Olah, "Deconvolution and Checkerboard
         Artifacts", Distill, 2016, doi:10.23915/distill.00003.
     """
-    (latent_dim,) = positive_integers("latent_dim", latent_dim)
+    latent_dim = positive_integer("latent_dim", latent_dim)
     layout = Layout(image_shape, filters, depth, num_blocks)
     z = keras.Input((latent_dim,), name="z")
     h = z
@@ -210,9 +210,9 @@ def conv_decoder(
     return keras.Model(z, map_to_logits(h, layout), name="decoder")
 
 
-def _posterior(h, latent_dim: int) -> list:
-    """The two parameters of q(z|x), from features h."""
+def posterior(h, size: int, prefix: str) -> list:
+    """The layers of a mean and of a log-variance, from features h."""
     return [
-        keras.layers.Dense(latent_dim, dtype="float32", name=name)(h)
-        for name in ("z_mean", "z_log_var")
+        keras.layers.Dense(size, dtype="float32", name=prefix + name)(h)
+        for name in ("mean", "log_var")
     ]

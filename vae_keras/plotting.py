@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from vae_keras.checks import positive_integers
+from vae_keras.checks import positive_integer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def plot_images(
         )
     if columns is None:
         columns = int(np.ceil(np.sqrt(len(images))))
-    (columns,) = positive_integers("columns", columns)
+    columns = positive_integer("columns", columns)
     columns = min(columns, len(images))
     # Titles need more room than the thin line between images.
     gap = 1 if titles is None else max(1, images.shape[1] // 3)
@@ -189,7 +189,7 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
             f"{tuple(vae.latent_shape)}. For other models draw "
             "`plot_interpolation`."
         )
-    (columns,) = positive_integers("columns", columns)
+    columns = positive_integer("columns", columns)
     quantiles = _normal_quantiles((np.arange(columns) + 0.5) / columns)
     # z₂ falls from row to row, as the vertical axis of a plot does.
     z = [(z_1, z_2) for z_2 in quantiles[::-1] for z_1 in quantiles]
@@ -221,7 +221,7 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
     Raises:
         ValueError: if `start` and `end` differ in shape.
     """
-    (steps,) = positive_integers("steps", steps)
+    steps = positive_integer("steps", steps)
     start, end = _as_images(start), _as_images(end)
     if start.shape != end.shape:
         raise ValueError(

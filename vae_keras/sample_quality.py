@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_keras.checks import positive_integers
+from vae_keras.checks import positive_integer
 from vae_keras.judge import histogram, judged
 
 
@@ -160,10 +160,10 @@ def precision_recall(
         Kynkäänniemi et al., "Improved Precision and Recall Metric for
         Assessing Generative Models", NeurIPS 2019, arXiv:1904.06991.
     """
-    real, generated = _checked_features(real_features, features, num_neighbors)
+    real, generated = _checked_features(real_features, features)
     # How many balls of the other set each image lies in.
-    precision = _num_balls(generated, real, num_neighbors) > 0
-    recall = _num_balls(real, generated, num_neighbors) > 0
+    precision = _num_balls(generated, real, _radii(real, num_neighbors)) > 0
+    recall = _num_balls(real, generated, _radii(generated, num_neighbors)) > 0
     return float(precision.mean()), float(recall.mean())
 
 
@@ -186,7 +186,7 @@ def density_coverage(
         distribution of the data it is expected to be 1.
 
     Raises:
-        ValueError: as `precision_recall`.
+        ValueError: as `precision_recall`; only the real ones need k rows.
 
     Example:
     >>> import numpy as np
@@ -201,16 +201,16 @@ def density_coverage(
     """
     from sklearn.metrics import pairwise_distances_argmin_min
 
-    real, generated = _checked_features(real_features, features, num_neighbors)
-    density = _num_balls(generated, real, num_neighbors) / num_neighbors
+    real, generated = _checked_features(real_features, features)
+    radii = _radii(real, num_neighbors)
+    density = _num_balls(generated, real, radii) / num_neighbors
     _, nearest = pairwise_distances_argmin_min(real, generated)
-    covered = nearest <= _radii(real, num_neighbors)
+    covered = nearest <= radii
     return float(density.mean()), float(covered.mean())
 
 
-def _checked_features(real_features, features, num_neighbors: int = 1):
+def _checked_features(real_features, features):
     """Both tables as float64, or an error that says what is wrong."""
-    (num_neighbors,) = positive_integers("num_neighbors", num_neighbors)
     tables = np.float64(real_features), np.float64(features)
     shapes = [table.shape for table in tables]
     if any(len(shape) != 2 for shape in shapes) or (
@@ -230,12 +230,6 @@ def _checked_features(real_features, features, num_neighbors: int = 1):
                 f"in {broken} of {len(table)} rows. Look at these images: a "
                 "model that diverged draws NaN."
             )
-        if len(table) <= num_neighbors:
-            raise ValueError(
-                f"Expected more than {num_neighbors} rows, to find "
-                f"{num_neighbors} neighbours of each. Received: "
-                f"{len(table)} in `{name}`. Pass thousands of images."
-            )
     return tables
 
 
@@ -243,16 +237,22 @@ def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
     """The distance of each row to its k-th nearest neighbour."""
     from sklearn.neighbors import NearestNeighbors
 
+    num_neighbors = positive_integer("num_neighbors", num_neighbors)
+    if len(features) <= num_neighbors:
+        raise ValueError(
+            f"Expected more than {num_neighbors} rows in both tables, to "
+            f"find {num_neighbors} neighbours of each. Received: "
+            f"{len(features)}. Pass thousands of images."
+        )
     neighbors = NearestNeighbors(n_neighbors=num_neighbors).fit(features)
     distances, _ = neighbors.kneighbors()  # without the row itself
     return distances[:, -1]
 
 
-def _num_balls(points, centers, num_neighbors: int) -> np.ndarray:
+def _num_balls(points, centers, radii) -> np.ndarray:
     """How many of the balls around the centers each point lies in."""
     from sklearn.metrics import pairwise_distances_chunked
 
-    radii = _radii(centers, num_neighbors)
     chunks = pairwise_distances_chunked(
         points,
         centers,

@@ -34,8 +34,15 @@ class ImageModel(keras.Model):
             super().make_train_function(force=True)
             fused = self.jit_compile and self.steps_per_execution > 1
             fused = fused and not has_convolutions(self)
+            run = self.train_function
             if fused and not self.run_eagerly:
-                self.train_function = fused_steps(self, self.train_function)
+                run = fused_steps(self, run)
+
+            def train_function(iterator):
+                keep_freed_memory()
+                return run(iterator)
+
+            self.train_function = train_function
         return self.train_function
 
     def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
@@ -57,7 +64,6 @@ class ImageModel(keras.Model):
         if isinstance(x, tf.data.Dataset):
             # Keras warns when it is asked to shuffle one, its own default.
             kwargs.setdefault("shuffle", False)
-        keep_freed_memory()
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
