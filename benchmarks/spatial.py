@@ -136,7 +136,6 @@ def as_markdown(results) -> str:
             spread(runs, "frechet"),
             spread(runs, "precision", 2),
             spread(runs, "coverage", 2),
-            spread(runs, "seconds", 0),
         ]
         for kind, runs in results["runs"].items()
     ]
@@ -150,8 +149,7 @@ def as_markdown(results) -> str:
         f"−log p(x) by {results['samples']:,} samples for each of "
         f"{results['nll_images']:,} images, active units; Fréchet distance, "
         f"precision and coverage of {results['quality_images']:,} samples. "
-        "*Numbers* counts what the encoder gives for one image; seconds are "
-        "those of training, compilation included.\n\n"
+        "*Numbers* counts what the encoder gives for one image.\n\n"
         + table(
             [
                 "posterior",
@@ -165,7 +163,6 @@ def as_markdown(results) -> str:
                 "Fréchet",
                 "precision",
                 "coverage",
-                "seconds",
             ],
             rows,
         )

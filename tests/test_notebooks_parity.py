@@ -211,3 +211,71 @@ def test_notebook_and_package_measure_the_same(images):
 def test_parity_notices_a_broken_measure(images, change):
     with pytest.raises(AssertionError):
         compare_measures(definitions(6, *change), images)
+
+
+def compare_spatial(notebook, images):
+    """Notebook 7 builds what the package's spatial VAE is made of."""
+    keras.utils.set_random_seed(SEED)
+    statistics = [
+        np.random.default_rng(SEED).normal(size=(2, side, 3))
+        for side in (4, 4, 5, 5)
+    ]
+    for a, b in zip(
+        notebook["RowColumnGaussian"]()(statistics),
+        vae_keras.RowColumnGaussian()(statistics),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    z = np.random.default_rng(0).normal(size=(9, 7, 7, 2))
+    for ours, theirs, x in (
+        (
+            notebook["spatial_encoder"](factored),
+            vae_keras.spatial_encoder(IMAGE_SHAPE, 2, factored=factored),
+            images[:9],
+        )
+        for factored in (True, False)
+    ):
+        compare_outputs(ours, theirs, x)
+    compare_outputs(
+        notebook["spatial_decoder"](),
+        vae_keras.spatial_decoder(2, IMAGE_SHAPE),
+        z,
+    )
+
+
+def compare_outputs(ours, theirs, x):
+    """Whether two networks agree, with weights that are not zero anywhere."""
+    shapes = [[w.shape for w in n.get_weights()] for n in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    weights = [
+        np.cos(np.arange(w.size).reshape(w.shape)) / len(w)
+        for w in ours.get_weights()
+    ]
+    for network in (ours, theirs):
+        network.set_weights(weights)
+    for a, b in zip(
+        *(keras.tree.flatten(n(x)) for n in (ours, theirs)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_notebook_and_package_build_the_same_spatial_vae(images):
+    compare_spatial(definitions(7), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("* column_mean", "+ column_mean"),
+        ("+ column_log_var", "- column_log_var"),
+        ("activation='silu'", "activation='relu'"),
+        (
+            "Conv2D(32, 3, padding='same')",
+            "Conv2D(32, 3, padding='same', activation='relu')",
+        ),
+        ("Reshape((7, NUM_MAPS))", "Reshape((NUM_MAPS, 7))"),
+    ],
+)
+def test_parity_notices_a_broken_spatial_vae(images, change):
+    with pytest.raises((AssertionError, ValueError)):
+        compare_spatial(definitions(7, *change), images)

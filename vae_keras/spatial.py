@@ -52,6 +52,9 @@ class RowColumnGaussian(keras.layers.Layer):
         Matrix-Variate Normal Distributions", 2017, arXiv:1705.06821.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
     def build(self, input_shape):
         shapes = [tuple(shape[1:]) for shape in input_shape]
         fit = len(shapes) == 4 and all(len(shape) == 2 for shape in shapes)

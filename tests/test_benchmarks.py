@@ -1,0 +1,91 @@
+"""The committed results say what the code says, and the commands run."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import vae_keras
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("path", RESULTS.glob("*.json"), ids=lambda p: p.stem)
+def test_results_say_how_they_were_made(path):
+    if path.stem == "spreads":  # a list of losses; its command is its name
+        return
+    results = json.loads(path.read_text())
+    assert results["command"].startswith("python benchmarks/")
+    assert (ROOT / results["command"].split()[1]).exists()
+    assert {"python", "keras", "tensorflow"} <= results["versions"].keys()
+    assert results["machine"]["cores"] > 0
+    assert path.with_suffix(".md").exists()
+
+
+def test_likelihoods_reach_their_targets():
+    runs = result("likelihood")["runs"]
+    for name, row in runs.items():
+        assert row["seconds"] <= 60 * row["minutes"], name
+        assert (row["evaluation_samples"], row["test_images"]) == (5000, 10_000)
+        error = row["standard_deviation"] / 10_000**0.5
+        assert row["standard_error"] == pytest.approx(error)
+        assert row["nll"] < row["test_elbo"]
+    assert runs["conv, 15 minutes"]["nll"] <= 84.5
+
+
+def test_likelihood_has_a_quick_look(tmp_path):
+    before = {p: p.read_bytes() for p in RESULTS.iterdir()}
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "likelihood.py",
+            *("--runs", "conv, 15 minutes", "--share", "0.01"),
+            *("--images", "500", "--samples", "10", "--output", tmp_path),
+        ],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    row = json.loads((tmp_path / "likelihood.json").read_text())["runs"]
+    row = row["conv, 15 minutes"]
+    assert row["losses"][-1] < row["losses"][0]
+    assert 0 < row["nll"] < row["test_elbo"] < 600
+    assert "on 500 test images" in (tmp_path / "likelihood.md").read_text()
+    assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
+
+
+def test_spatial_models_are_those_of_the_package():
+    """The parameters in the table, derived again."""
+    results = result("spatial")
+    assert len(results["seeds"]) == 3
+    vae = vae_keras.SpatialVAE((28, 28, 1), 2)
+    whole = vae_keras.spatial_encoder((28, 28, 1), 2, factored=False)
+    usual = vae_keras.conv_encoder((28, 28, 1), 98)
+    expected = {
+        "vector": usual,
+        "map": whole,
+        "rows and columns": vae.encoder,
+        "vector, dense decoder": usual,
+    }
+    for kind, encoder in expected.items():
+        for row in results["runs"][kind]:
+            parameters = [encoder.count_params(), vae.decoder.count_params()]
+            if kind == "vector, dense decoder":
+                decoder = vae_keras.conv_decoder(98, (28, 28, 1))
+                parameters[1] = decoder.count_params()
+            assert row["parameters"] == parameters
+    table = (RESULTS / "spatial.md").read_text()
+    for kind, runs in results["runs"].items():
+        mean = np.mean([row["elbo"] for row in runs])
+        (line,) = (x for x in table.splitlines() if x.startswith(f"| {kind} |"))
+        assert f"{mean:.1f}" in line
