@@ -1,5 +1,7 @@
 """Variational autoencoders for Keras 3 on TensorFlow, with a tutorial."""
 
+from vae_keras.baselines import GAN, Autoencoder
+from vae_keras.callbacks import CollapseMonitor, KLWarmUp
 from vae_keras.checks import check_images
 from vae_keras.data import image_dataset, load_mnist
 from vae_keras.evaluation import (
@@ -41,7 +43,11 @@ from vae_keras.spatial import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "GAN",
     "VAE",
+    "Autoencoder",
+    "CollapseMonitor",
+    "KLWarmUp",
     "RowColumnGaussian",
     "Sampling",
     "SpatialVAE",

@@ -1,4 +1,4 @@
-"""Guards on images, sizes and networks: errors that explain, in time."""
+"""Guards on images and sizes: errors that explain, in time."""
 
 from collections.abc import Sequence
 
@@ -192,54 +192,3 @@ def _check_batch(batch, image_shape) -> None:
 def _rejoined(first, rest):
     yield first
     yield from rest
-
-
-def matching_shapes(encoder, decoder) -> tuple[tuple, tuple]:
-    """Returns the shapes of an image and of a latent, or says what differs."""
-    image_shape = _input_shape(encoder)
-    outputs = encoder(keras.KerasTensor((None, *image_shape)))
-    shapes = [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
-    is_pair = isinstance(outputs, (list, tuple)) and len(shapes) == 2
-    if not is_pair or shapes[0] != shapes[1]:
-        raise ValueError(
-            "Expected `encoder` to return [z_mean, z_log_var], two tensors "
-            f"of one shape. Received: tensors of shapes {shapes}. Give it "
-            "one output layer for each of the two."
-        )
-    latent_shape = shapes[0]
-    if None in image_shape or None in latent_shape:
-        raise ValueError(
-            "Expected fixed image and latent shapes. Received: images "
-            f"{image_shape} and latents {latent_shape}. Fix the sizes in "
-            "the encoder's `keras.Input`."
-        )
-    try:
-        logits = decoder(keras.KerasTensor((None, *latent_shape)))
-        decoded_shape = tuple(logits.shape[1:])
-    except ValueError as error:
-        raise ValueError(
-            "Expected `decoder` to take the latents that `encoder` gives, "
-            f"shape {latent_shape}. Received: a decoder that takes shape "
-            f"{_input_shape(decoder)}. Use the same `latent_dim` for both."
-        ) from error
-    if decoded_shape != image_shape:
-        raise ValueError(
-            "Expected `decoder` to return logits of the shape of the images "
-            f"that `encoder` takes, {image_shape}. Received: {decoded_shape}. "
-            "Use the same `image_shape` for both."
-        )
-    return image_shape, latent_shape
-
-
-def _input_shape(network) -> tuple:
-    """The input shape of a Keras model of any kind, without the batch."""
-    shape = getattr(network, "input_shape", None)
-    if shape is None:
-        shape = (network.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(
-            "Expected a network that knows its input shape. Received: "
-            f"{network.name!r}, which is not built. Call it once on a batch "
-            "first, or use `network.build((None, …))`."
-        )
-    return tuple(shape[1:])

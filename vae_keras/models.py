@@ -4,10 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import matching_shapes, positive_integer
-from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.training import ImageModel
+from vae_keras.shapes import matching_shapes
+from vae_keras.training import ImageModel, weighted
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -60,6 +59,13 @@ class VAE(ImageModel):
         arXiv:1312.6114. Higgins et al., "beta-VAE", ICLR 2017, for β.
     """
 
+    network_names = ("encoder", "decoder")
+    loss_in_words = "its own loss (reconstruction + beta * KL)"
+    way_to_another_loss = (
+        "give `beta` to the constructor, use `vae.beta.assign(…)`, or "
+        "override `negative_log_likelihood`"
+    )
+
     def __init__(
         self,
         encoder: keras.Model,
@@ -83,11 +89,7 @@ class VAE(ImageModel):
         self.image_shape, self.latent_shape = matching_shapes(encoder, decoder)
 
         # === Layers and variables ===
-        self.sampling = Sampling(seed, dtype="float32", name="sampling")
-        # Noise of its own, rewound before each evaluation.
-        self.validation_sampling = Sampling(
-            0, dtype="float32", name="validation_sampling"
-        )
+        self._add_noise(seed)
         self.beta = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(beta),
@@ -119,38 +121,10 @@ class VAE(ImageModel):
         z_mean, z_log_var = self.encoder(x, training=False)
         return tf.cast(z_mean, tf.float32), tf.cast(z_log_var, tf.float32)
 
-    def decode(self, z) -> tf.Tensor:
-        """Returns the mean of p(x|z).
-
-        Args:
-            z: latents, `(batch, *latent_shape)`.
-
-        Returns:
-            float32 pixel means in [0, 1], `(batch, *image_shape)`.
-        """
-        logits = self.decoder(z, training=False)
-        return tf.sigmoid(tf.cast(logits, tf.float32))
-
-    def generate(self, num_images: int, seed: int | None = None) -> tf.Tensor:
-        """Decodes latents drawn from the prior N(0, I).
-
-        Args:
-            num_images: how many images to draw.
-            seed: int, to get the same images again; `None` draws new ones.
-
-        Returns:
-            float32 pixel means in [0, 1], `(num_images, *image_shape)`.
-        """
-        if num_images != 0:
-            num_images = positive_integer("num_images", num_images)
-        z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
-        return self.decode(z)
-
     def call(self, x, training=None) -> tf.Tensor:
         """Returns reconstructions through the posterior mean: no noise."""
         z_mean, _ = self.encoder(x, training=training)
-        logits = self.decoder(z_mean, training=training)
-        return tf.sigmoid(tf.cast(logits, tf.float32))
+        return self._pixel_means(z_mean, training)
 
     # === Training ===
 
@@ -185,23 +159,18 @@ class VAE(ImageModel):
         logits = self.decoder(z, training=training)
         reconstruction_loss = self.negative_log_likelihood(x, logits)
         terms = reconstruction_loss, gaussian_kl(z_mean, z_log_var)
-        if sample_weight is not None:
-            sample_weight = tf.reshape(sample_weight, [-1])
-            terms = [tf.cast(sample_weight, t.dtype) * t for t in terms]
-        return tuple(terms)
+        return tuple(weighted(term, sample_weight) for term in terms)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         """Descends the gradient of the loss of one batch."""
         with tf.GradientTape() as tape:
             reconstruction_loss, kl_loss = self.elbo_terms(data, training=True)
             losses = reconstruction_loss + self.beta * kl_loss  # (batch,)
-            penalty = self._penalty()
+            losses += self._penalty()
             loss = tf.reduce_sum(losses) / self._batch_size(losses)
-            loss += penalty / self._num_replicas
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self.trainable_weights)
         self.optimizer.apply(gradients, self.trainable_weights)
-        losses += penalty
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
@@ -211,12 +180,6 @@ class VAE(ImageModel):
         losses += self._penalty()
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
-    def _update_metrics(self, losses, reconstruction_loss, kl_loss):
-        self.loss_tracker.update_state(losses)
-        self.reconstruction_loss_tracker.update_state(reconstruction_loss)
-        self.kl_loss_tracker.update_state(kl_loss)
-        return {metric.name: metric.result() for metric in self.metrics}
-
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return [
@@ -225,74 +188,8 @@ class VAE(ImageModel):
             self.kl_loss_tracker,
         ]
 
-    def reset_metrics(self) -> None:
-        """Also rewinds the validation noise: each evaluation draws the same."""
-        super().reset_metrics()
-        state = self.validation_sampling.seed_generator.state
-        state.assign([self.validation_sampling.seed, 0])
-
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs) -> None:
-        """As `keras.Model.compile`, without `loss` and `metrics`.
-
-        Raises:
-            ValueError: if `loss`, `loss_weights`, `metrics` or
-                `weighted_metrics` is given, or `jit_compile=True` or
-                `steps_per_execution` under a strategy of several replicas.
-        """
-        own = {"loss": loss, **kwargs}
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if own.get(name) is not None:
-                raise ValueError(
-                    f"Expected no `{name}` in `compile`: a VAE computes its "
-                    "own loss (reconstruction + beta * KL) and reports it. "
-                    f"Received: {name}={own[name]!r}. Remove the argument; "
-                    "to change the loss, give `beta` to the constructor, use "
-                    "`vae.beta.assign(…)`, or override "
-                    "`negative_log_likelihood`."
-                )
-        if self._num_replicas > 1:
-            if kwargs.get("jit_compile") is True:
-                raise ValueError(
-                    "Expected `jit_compile` to be False or 'auto' under a "
-                    "distribution strategy: XLA cannot compile the exchange "
-                    "of gradients between replicas. Received: "
-                    "jit_compile=True. Remove the argument."
-                )
-            if kwargs.get("steps_per_execution", 1) != 1:
-                raise ValueError(
-                    "Expected `steps_per_execution` to be 1 under a "
-                    "distribution strategy of several replicas. Received: "
-                    f"{kwargs['steps_per_execution']}. Remove the argument."
-                )
-            kwargs["jit_compile"] = False
-        super().compile(optimizer, **kwargs)
-
-    def compile_from_config(self, config: dict) -> None:
-        # Keras asks for this method wherever `compile` is overridden.
-        config = keras.saving.deserialize_keras_object(config)
-        if self._num_replicas > 1:  # saved elsewhere, perhaps with XLA
-            alone = {"jit_compile": "auto", "steps_per_execution": 1}
-            config = {**config, **alone}
-        self.compile(**config)
-        self.optimizer.build(self.trainable_variables)
-
     # === Saving ===
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "encoder": keras.saving.serialize_keras_object(self.encoder),
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
-            "beta": self.target_beta,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects=None):
-        networks = {
-            name: keras.saving.deserialize_keras_object(
-                config[name], custom_objects=custom_objects
-            )
-            for name in ("encoder", "decoder")
-        }
-        return cls(**{**config, **networks})
+        own = {"beta": self.target_beta, "seed": self.seed}
+        return {**super().get_config(), **own}

@@ -1,9 +1,11 @@
-"""Files that are replaced whole or not at all."""
+"""Models that are saved whole, to files that are replaced whole."""
 
 import contextlib
 import os
 import pathlib
 import uuid
+
+import keras
 
 
 @contextlib.contextmanager
@@ -38,3 +40,67 @@ def replacing(filepath, overwrite: bool):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class ExactlySaved(keras.Model):
+    """A Keras model that resumes as if it had never been saved and loaded.
+
+    A subclass names its networks, which are arguments of its constructor
+    and attributes, in `network_names`.
+    """
+
+    network_names: tuple[str, ...] = ()
+
+    def get_config(self) -> dict:
+        networks = {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in self.network_names
+        }
+        return {**super().get_config(), **networks}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None):
+        networks = {
+            name: keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+            for name in cls.network_names
+        }
+        return cls(**{**config, **networks})
+
+    def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
+        """As `keras.Model.save`; an existing file is replaced at the end."""
+        with replacing(filepath, overwrite) as path:
+            super().save(path, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
+        """As `keras.Model.save_weights`; replaces a file only at the end."""
+        if kwargs.get("max_shard_size") is not None:  # many files
+            super().save_weights(filepath, overwrite=overwrite, **kwargs)
+            return
+        with replacing(filepath, overwrite) as path:
+            super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    def _random_states(self) -> list[keras.Variable]:
+        """The states of all seed generators, the networks' own included."""
+        weights = {id(weight) for weight in self.weights}
+        return [v for v in self.variables if id(v) not in weights]
+
+    def _own_weights(self) -> list[keras.Variable]:
+        """The weights of the model itself, not of its networks."""
+        nested = {id(w) for layer in self.layers for w in layer.weights}
+        return [w for w in self.weights if id(w) not in nested]
+
+    def save_own_variables(self, store) -> None:
+        # Keras does not store random states; without them a resumed
+        # training would draw other noise than one that never stopped.
+        for i, weight in enumerate(self._own_weights()):
+            store[f"weight_{i}"] = keras.ops.convert_to_numpy(weight)
+        for i, state in enumerate(self._random_states()):
+            store[f"random_state_{i}"] = keras.ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store) -> None:
+        for i, weight in enumerate(self._own_weights()):
+            weight.assign(store[f"weight_{i}"][()])
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[f"random_state_{i}"][()])

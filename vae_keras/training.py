@@ -1,23 +1,72 @@
 """What every model of images here shares, whatever its loss.
 
-It looks at the images before the first step, trains fast, counts examples
-over all replicas, and is saved whole, random states included.
+It decodes latents, looks at the images before the first step, trains fast
+and counts examples over all replicas. Saving is in `saving`.
 """
 
 import keras
 import tensorflow as tf
 
-from vae_keras.checks import checked_data
-from vae_keras.saving import replacing
+from vae_keras.checks import checked_data, positive_integer
+from vae_keras.layers import Sampling
+from vae_keras.saving import ExactlySaved
 from vae_keras.speed import fused_steps, has_convolutions, keep_freed_memory
 
 
-class ImageModel(keras.Model):
+class ImageModel(ExactlySaved):
     """A Keras model that is built in its constructor and has its own loss.
 
-    A subclass sets `image_shape`, the shape of one image, in its
-    constructor, and writes `train_step` and `test_step`.
+    A subclass names its networks, one of them `decoder`, in
+    `network_names`, sets `image_shape` and `latent_shape`, the shapes of
+    one image and of one latent, in its constructor, and writes `call`,
+    `metrics`, `train_step` and `test_step`.
     """
+
+    # What `compile` says about the loss, and about how to change it.
+    loss_in_words = "its own loss"
+    way_to_another_loss = "override `train_step` and `test_step`"
+    # In models with noise, what `_add_noise` makes of it.
+    validation_sampling = None
+
+    def _add_noise(self, seed: int | None) -> None:
+        """Adds the layers that draw the noise of training and validation."""
+        self.sampling = Sampling(seed, dtype="float32", name="sampling")
+        # Noise of its own, rewound before each evaluation.
+        self.validation_sampling = Sampling(
+            0, dtype="float32", name="validation_sampling"
+        )
+
+    # === Using the model ===
+
+    def decode(self, z) -> tf.Tensor:
+        """Returns the pixel means of latents: for a VAE, those of p(x|z).
+
+        Args:
+            z: latents, `(batch, *latent_shape)`.
+
+        Returns:
+            float32 pixel means in [0, 1], `(batch, *image_shape)`.
+        """
+        return self._pixel_means(z, training=False)
+
+    def generate(self, num_images: int, seed: int | None = None) -> tf.Tensor:
+        """Decodes latents drawn from the prior N(0, I).
+
+        Args:
+            num_images: how many images to draw.
+            seed: int, to get the same images again; `None` draws new ones.
+
+        Returns:
+            float32 pixel means in [0, 1], `(num_images, *image_shape)`.
+        """
+        if num_images != 0:
+            num_images = positive_integer("num_images", num_images)
+        z = keras.random.normal((num_images, *self.latent_shape), seed=seed)
+        return self.decode(z)
+
+    def _pixel_means(self, z, training) -> tf.Tensor:
+        logits = self.decoder(z, training=training)
+        return tf.sigmoid(tf.cast(logits, tf.float32))
 
     # === Training ===
 
@@ -54,7 +103,7 @@ class ImageModel(keras.Model):
         Raises:
             ValueError: before the first step, if the images (all of an
                 array, the first batch of anything else) are not floats in
-                [0, 1] of the shape that the encoder takes.
+                [0, 1] of the model's `image_shape`.
         """
         x, args, kwargs = self._checked_data(x, args, kwargs)
         if kwargs.get("validation_data") is not None:
@@ -88,6 +137,19 @@ class ImageModel(keras.Model):
         losses = [tf.cast(loss, tf.float32) for loss in self.losses]
         return tf.add_n([tf.zeros(()), *losses])
 
+    def _update_metrics(self, *losses) -> dict[str, tf.Tensor]:
+        """Adds losses `(batch,)` to the metrics, in the metrics' order."""
+        for metric, values in zip(self.metrics, losses, strict=True):
+            metric.update_state(values)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def reset_metrics(self) -> None:
+        """Also rewinds the validation noise: each evaluation draws the same."""
+        super().reset_metrics()
+        if self.validation_sampling is not None:
+            state = self.validation_sampling.seed_generator.state
+            state.assign([self.validation_sampling.seed, 0])
+
     @property
     def _num_replicas(self) -> int:
         return self.distribute_strategy.num_replicas_in_sync
@@ -105,41 +167,56 @@ class ImageModel(keras.Model):
             size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
         return size
 
-    # === Saving ===
+    # === Compiling ===
 
-    def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
-        """As `keras.Model.save`; an existing file is replaced at the end."""
-        with replacing(filepath, overwrite) as path:
-            super().save(path, overwrite=overwrite, **kwargs)
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs) -> None:
+        """As `keras.Model.compile`, without `loss` and `metrics`.
 
-    def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
-        """As `keras.Model.save_weights`; replaces a file only at the end."""
-        if kwargs.get("max_shard_size") is not None:  # many files
-            super().save_weights(filepath, overwrite=overwrite, **kwargs)
-            return
-        with replacing(filepath, overwrite) as path:
-            super().save_weights(path, overwrite=overwrite, **kwargs)
+        Raises:
+            ValueError: if `loss`, `loss_weights`, `metrics` or
+                `weighted_metrics` is given, or `jit_compile=True` or
+                `steps_per_execution` under a strategy of several replicas.
+        """
+        own = {"loss": loss, **kwargs}
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if own.get(name) is not None:
+                raise ValueError(
+                    f"Expected no `{name}` in `compile`: "
+                    f"{type(self).__name__} computes {self.loss_in_words} "
+                    f"and reports it. Received: {name}={own[name]!r}. Remove "
+                    "the argument; to change the loss, "
+                    f"{self.way_to_another_loss}."
+                )
+        if self._num_replicas > 1:
+            if kwargs.get("jit_compile") is True:
+                raise ValueError(
+                    "Expected `jit_compile` to be False or 'auto' under a "
+                    "distribution strategy: XLA cannot compile the exchange "
+                    "of gradients between replicas. Received: "
+                    "jit_compile=True. Remove the argument."
+                )
+            if kwargs.get("steps_per_execution", 1) != 1:
+                raise ValueError(
+                    "Expected `steps_per_execution` to be 1 under a "
+                    "distribution strategy of several replicas. Received: "
+                    f"{kwargs['steps_per_execution']}. Remove the argument."
+                )
+            kwargs["jit_compile"] = False
+        super().compile(optimizer, **kwargs)
 
-    def _random_states(self) -> list[keras.Variable]:
-        """The states of all seed generators, the networks' own included."""
-        weights = {id(weight) for weight in self.weights}
-        return [v for v in self.variables if id(v) not in weights]
+    def compile_from_config(self, config: dict) -> None:
+        # Keras asks for this method wherever `compile` is overridden.
+        config = keras.saving.deserialize_keras_object(config)
+        if self._num_replicas > 1:  # saved elsewhere, perhaps with XLA
+            alone = {"jit_compile": "auto", "steps_per_execution": 1}
+            config = {**config, **alone}
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
 
-    def _own_weights(self) -> list[keras.Variable]:
-        """The weights of the model itself, not of its networks."""
-        nested = {id(w) for layer in self.layers for w in layer.weights}
-        return [w for w in self.weights if id(w) not in nested]
 
-    def save_own_variables(self, store) -> None:
-        # Keras does not store random states; without them a resumed
-        # training would draw other noise than one that never stopped.
-        for i, weight in enumerate(self._own_weights()):
-            store[f"weight_{i}"] = keras.ops.convert_to_numpy(weight)
-        for i, state in enumerate(self._random_states()):
-            store[f"random_state_{i}"] = keras.ops.convert_to_numpy(state)
-
-    def load_own_variables(self, store) -> None:
-        for i, weight in enumerate(self._own_weights()):
-            weight.assign(store[f"weight_{i}"][()])
-        for i, state in enumerate(self._random_states()):
-            state.assign(store[f"random_state_{i}"][()])
+def weighted(losses: tf.Tensor, sample_weight) -> tf.Tensor:
+    """Returns losses `(batch,)` times the sample weights, if there are any."""
+    if sample_weight is None:
+        return losses
+    sample_weight = tf.reshape(sample_weight, [-1])
+    return tf.cast(sample_weight, losses.dtype) * losses
