@@ -88,6 +88,16 @@ def test_convolution_is_what_the_benchmark_measured():
         assert expected in [cells(line) for line in README.splitlines()]
 
 
+def test_likelihood_is_what_the_benchmark_measured():
+    path = ROOT / "benchmarks" / "results" / "likelihood.json"
+    rows = [cells(line) for line in README.splitlines()]
+    for name, run in json.loads(path.read_text())["runs"].items():
+        (row,) = (row for row in rows if row[0] == name)
+        nll = f"{run['nll']:.2f} ± {run['standard_error']:.2f}"
+        assert row[-2] == nll
+        assert row[-1].startswith(f"{run['active_units']} ")
+
+
 def test_judge_is_as_good_as_measured():
     path = ROOT / "benchmarks" / "results" / "judge.json"
     accuracy = json.loads(path.read_text())["accuracy"]["test"]
