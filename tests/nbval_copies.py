@@ -33,6 +33,9 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     for folder in ("notebooks", "figures", "artifacts"):
         (target / folder).mkdir(parents=True)
+    # What a notebook quotes from the benchmarks.
+    results = pathlib.Path("benchmarks") / "results"
+    shutil.copytree(ROOT / results, target / results)
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         notebook.cells += [
