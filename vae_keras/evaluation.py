@@ -111,7 +111,7 @@ def importance_weighted_nll(
     latent_axes = list(range(2, 2 + len(latent_shape)))
     root = tf.random.fold_in(tf.constant([0, 0]), int(seed))
 
-    # Not with XLA, which is no faster here and cannot compile every layer.
+    # Not with XLA, which cannot compile every layer and gains little here.
     @tf.function(jit_compile=False)
     def log_sum_of_weights(x, z_mean, z_log_var, epsilon):
         size = epsilon.shape[1]
