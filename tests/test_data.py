@@ -90,7 +90,7 @@ def test_train_and_validation_splits_do_not_overlap(mnist_train):
 
 @pytest.mark.parametrize("split", ["validation", "train[", "", "test[::2]"])
 def test_an_unknown_split_is_an_error_that_shows_how(split):
-    with pytest.raises(ValueError, match=r"such as 'train', 'test'") as error:
+    with pytest.raises(ValueError, match=r"Write 'train', 'test'") as error:
         vae_keras.load_mnist(split)
     assert f"split={split!r}" in str(error.value)
 

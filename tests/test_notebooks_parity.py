@@ -7,6 +7,7 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 import vae_keras
@@ -280,3 +281,83 @@ def test_notebook_and_package_build_the_same_spatial_vae(images):
 def test_parity_notices_a_broken_spatial_vae(images, change):
     with pytest.raises((AssertionError, ValueError)):
         compare_spatial(definitions(7, *change), images)
+
+
+def compare_limitations(notebook, images):
+    """What notebook 8 writes out agrees with the package and with SciPy."""
+    keras.utils.set_random_seed(SEED)
+    encoder, decoder = networks(vars(vae_keras))
+    nll, kl = np.array([700.0, 800.0]), np.array([1.0, 3.0])
+    beta = 2 * 784
+    np.testing.assert_allclose(
+        notebook["article_loss"](nll, kl), np.mean(nll + beta * kl) / 784
+    )
+
+    x = images[:5]
+    vaes = [
+        model(encoder, decoder, seed=SEED)
+        for model in (vae_keras.VAE, notebook["Uphill"])
+    ]
+    for ours, theirs in zip(
+        *(vae.elbo_terms(x, training=False) for vae in vaes), strict=True
+    ):
+        np.testing.assert_allclose(ours, -theirs, rtol=1e-6)
+    logits = np.asarray(decoder(np.ones((5, LATENT_DIM))))
+    gaussian = notebook["GaussianVAE"](encoder, decoder)
+    expected = scipy.stats.norm.logpdf(x, scipy.special.expit(logits))
+    np.testing.assert_allclose(
+        gaussian.negative_log_likelihood(x, logits),
+        -expected.sum(axis=(1, 2, 3)),
+        rtol=1e-5,
+    )
+
+    gan = vae_keras.GAN(
+        decoder, vae_keras.mlp_encoder(IMAGE_SHAPE, 1, HIDDEN_UNITS)
+    )
+    z = np.random.default_rng(0).normal(size=(5, LATENT_DIM))
+    gan.validation_sampling = lambda inputs: z.astype("float32")
+    for ours, theirs in zip(
+        notebook["gan_losses"](gan, x, z),
+        gan.adversarial_losses(x, training=False),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours[:, 0], theirs, rtol=1e-4)
+
+    z_mean, z_log_var = np.random.default_rng(1).normal(size=(2, 7, LATENT_DIM))
+    densities = [
+        scipy.stats.multivariate_normal(mean, np.diag(np.exp(log_var))).pdf(z)
+        for mean, log_var in zip(z_mean, z_log_var, strict=True)
+    ]
+    np.testing.assert_allclose(
+        notebook["log_aggregate"](z, z_mean, z_log_var),
+        np.log(np.mean(densities, axis=0)),
+    )
+    np.testing.assert_allclose(
+        notebook["log_prior"](z),
+        scipy.stats.norm.logpdf(z).sum(axis=1),
+    )
+    wave = np.cos(2 * np.pi * 5 * np.arange(28) / 28)
+    spectrum = notebook["power_spectrum"](np.tile(wave, (2, 28, 1))[..., None])
+    assert spectrum.shape == (14,)
+    assert spectrum.argmax() == 5 - 1
+
+
+def test_notebook_8_agrees_with_package_and_scipy(images):
+    compare_limitations(definitions(8), images)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("ops.sum(kl)", "ops.mean(kl)"),
+        ("return (-nll, -kl)", "return (-nll, kl)"),
+        ("0.5 * error ** 2", "error ** 2"),
+        ("ops.softplus(-fake)", "ops.softplus(fake)"),
+        ("np.exp(z_log_var)", "np.exp(0.5 * z_log_var)"),
+        ("np.log(len(z_mean))", "np.log(len(z))"),
+        ("range(1, 15)", "range(2, 16)"),
+    ],
+)
+def test_parity_notices_a_broken_notebook_8(images, change):
+    with pytest.raises(AssertionError):
+        compare_limitations(definitions(8, *change), images)

@@ -283,6 +283,23 @@ def test_latent_space_errors(small_vae, images, labels):
         vae_keras.plot_latent_space(make_vae(1), images, labels)
 
 
+def test_an_autoencoder_is_drawn_by_its_codes(images, labels):
+    autoencoder = vae_keras.Autoencoder(
+        vae_keras.mlp_encoder((28, 28, 1), 2, (32,)),
+        vae_keras.mlp_decoder(2, (28, 28, 1), (32,)),
+    )
+    codes = np.asarray(autoencoder.encode(images))
+    figure = vae_keras.plot_latent_space(autoencoder, images, labels)
+    points = figure.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points, codes, atol=1e-5)
+    figure = vae_keras.plot_interpolation(
+        autoencoder, images[:2], images[2:4], steps=3
+    )
+    tiles = tiles_of(figure, 2, 3)
+    middle = autoencoder.decode((codes[:2] + codes[2:4]) / 2)[..., 0]
+    np.testing.assert_allclose(tiles[:, 1], middle, atol=1e-5)
+
+
 # === plot_latent_grid ===
 
 

@@ -75,19 +75,21 @@ def image_dataset(
     if binarize not in (None, "dynamic", "threshold"):
         raise ValueError(
             "Expected `binarize` to be None, 'dynamic' or 'threshold'. "
-            f"Received: binarize={binarize!r}."
+            f"Received: binarize={binarize!r}. Leave it out to keep grey "
+            "pixels."
         )
     if seed is None:
         seed = random.randrange(2**31)
     if not hasattr(seed, "__index__"):
         raise ValueError(
             "Expected `seed` to be an integer or None. Received: "
-            f"seed={seed!r}."
+            f"seed={seed!r}. Use 0, 1, 2, …"
         )
     if not hasattr(initial_epoch, "__index__") or initial_epoch < 0:
         raise ValueError(
             "Expected `initial_epoch` to be the number of an epoch, 0, 1, "
-            f"2, … Received: initial_epoch={initial_epoch!r}."
+            f"2, … Received: initial_epoch={initial_epoch!r}. Pass how many "
+            "epochs are done."
         )
     num_whole = num_images - num_images % batch_size
     chunk_size = max(1, 1024 // batch_size)

@@ -80,7 +80,7 @@ class VAE(ImageModel):
         if not (is_number and 0 <= beta < float("inf")):
             raise ValueError(
                 "Expected `beta` to be a finite number, zero or greater. "
-                f"Received: beta={beta!r}."
+                f"Received: beta={beta!r}. Leave it out for the ELBO."
             )
         self.encoder = encoder
         self.decoder = decoder

@@ -49,7 +49,7 @@ def plot_images(
     if titles is not None and len(titles) != len(images):
         raise ValueError(
             f"Expected a title for each image. Received: {len(images)} "
-            f"images and {len(titles)} titles."
+            f"images and {len(titles)} titles. Use '' where there is none."
         )
     if columns is None:
         columns = int(np.ceil(np.sqrt(len(images))))
@@ -110,7 +110,7 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
     first two principal components.
 
     Args:
-        vae: a `VAE`.
+        vae: a `VAE`, or an `Autoencoder`, whose codes are drawn.
         images: floats in [0, 1], `(n, height, width, channels)`.
         labels: optional integers `(n,)`, drawn as colours.
 
@@ -125,11 +125,12 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
     if labels is not None and len(labels) != len(images):
         raise ValueError(
             "Expected as many labels as images. Received: "
-            f"{len(images)} images and {len(labels)} labels."
+            f"{len(images)} images and {len(labels)} labels. Take both from "
+            "the same split."
         )
     images = _as_images(images)
-    z_mean, _ = vae.encoder.predict(images, batch_size=1000, verbose=0)
-    z_mean = z_mean.reshape(len(z_mean), -1)
+    outputs = vae.encoder.predict(images, batch_size=1000, verbose=0)
+    z_mean = keras.tree.flatten(outputs)[0].reshape(len(images), -1)
     if min(z_mean.shape) < 2:
         raise ValueError(
             "Expected two images or more, and a model with two latent "
@@ -210,7 +211,7 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
     """Draws the way from images to others, straight in latent space.
 
     Args:
-        vae: a `VAE`.
+        vae: a `VAE` or an `Autoencoder`.
         start: images, `(n, height, width, channels)`.
         end: images of the same shape.
         steps: pictures on each way, both ends included.
@@ -226,10 +227,11 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
     if start.shape != end.shape:
         raise ValueError(
             "Expected `start` and `end` of one shape. Received: "
-            f"{start.shape} and {end.shape}."
+            f"{start.shape} and {end.shape}. Pass pairs, as many of one as "
+            "of the other."
         )
-    z_mean, _ = vae.encode(np.concatenate([start, end]))
-    z_start, z_end = np.split(np.asarray(z_mean), 2)
+    encoded = keras.tree.flatten(vae.encode(np.concatenate([start, end])))
+    z_start, z_end = np.split(np.asarray(encoded[0]), 2)
     z = np.linspace(z_start, z_end, steps, axis=1)  # (n, steps, *latent)
     images = vae.decode(z.reshape(-1, *z_start.shape[1:]).astype("float32"))
     return plot_images(images, columns=steps)

@@ -175,8 +175,18 @@ class ImageModel(ExactlySaved):
         Raises:
             ValueError: if `loss`, `loss_weights`, `metrics` or
                 `weighted_metrics` is given, or `jit_compile=True` or
-                `steps_per_execution` under a strategy of several replicas.
+                `steps_per_execution` under a strategy of several replicas,
+                or if Keras does not run on TensorFlow.
         """
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise ValueError(
+                "Expected Keras to run on TensorFlow: the train step of "
+                f"{type(self).__name__} is written for it (networks, losses "
+                f"and `Sampling` run anywhere). Received: the backend "
+                f"{backend}. Set KERAS_BACKEND=tensorflow before Keras is "
+                "imported."
+            )
         own = {"loss": loss, **kwargs}
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if own.get(name) is not None:

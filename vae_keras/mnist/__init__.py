@@ -52,7 +52,7 @@ def load_mnist(
     if not isinstance(split, str):
         raise ValueError(
             "Expected `split` to be a string such as 'train[:55000]'. "
-            f"Received: split={split!r}."
+            f"Received: split={split!r}. Write it in quotes."
         )
     # TensorFlow Datasets takes a while to import: only who loads MNIST pays.
     import tensorflow as tf
@@ -63,9 +63,9 @@ def load_mnist(
         dataset = builder.as_dataset(split=split, batch_size=-1)
     except (ValueError, AssertionError, KeyError) as error:
         raise ValueError(
-            "Expected `split` to be a split of TensorFlow Datasets, such as "
-            f"'train', 'test' or 'train[:55000]'. Received: split={split!r} "
-            f"({str(error).splitlines()[0]})."
+            "Expected `split` to be a split of TensorFlow Datasets. "
+            f"Received: split={split!r} ({str(error).splitlines()[0]}). "
+            "Write 'train', 'test' or a part, such as 'train[:55000]'."
         ) from error
     except tf.errors.OpError as error:
         raise ValueError(

@@ -1,0 +1,103 @@
+"""The pieces run on another backend; the models say that they do not."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import vae_keras
+
+ROOT = pathlib.Path(vae_keras.__file__).parents[1]
+CHILD = """
+import json, sys
+
+import keras
+import numpy as np
+
+import vae_keras
+
+assert keras.backend.backend() == "jax"
+x = np.random.default_rng(0).random((4, 28, 28, 1)).astype("float32")
+report = {}
+for kind in ("mlp", "conv"):
+    encoder = getattr(vae_keras, f"{kind}_encoder")((28, 28, 1), 2)
+    decoder = getattr(vae_keras, f"{kind}_decoder")(2, (28, 28, 1))
+    for network in (encoder, decoder):
+        for weight in network.weights:
+            values = np.cos(np.arange(np.prod(weight.shape)))
+            weight.assign(values.reshape(weight.shape) / len(weight.shape) / 9)
+    z_mean, z_log_var = encoder(x)
+    z = vae_keras.Sampling(seed=3)((z_mean, z_log_var))
+    assert type(z).__module__.startswith("jax")
+    report[kind] = [
+        np.asarray(value).tolist()
+        for value in (
+            vae_keras.gaussian_kl(z_mean, z_log_var),
+            vae_keras.bernoulli_nll(x, decoder(z_mean)),
+            (z - z_mean) / keras.ops.exp(0.5 * z_log_var),
+        )
+    ]
+try:
+    vae_keras.VAE(encoder, decoder).compile("adam")
+except Exception as error:
+    report["error"] = f"{type(error).__name__}: {error}"
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+needs_jax = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="JAX comes with the extra `peers`",
+)
+
+
+@needs_jax
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_jax_computes_what_tensorflow_computes(report, kind):
+    x = np.random.default_rng(0).random((4, 28, 28, 1)).astype("float32")
+    encoder = getattr(vae_keras, f"{kind}_encoder")((28, 28, 1), 2)
+    decoder = getattr(vae_keras, f"{kind}_decoder")(2, (28, 28, 1))
+    for network in (encoder, decoder):
+        for weight in network.weights:
+            values = np.cos(np.arange(np.prod(weight.shape)))
+            weight.assign(values.reshape(weight.shape) / len(weight.shape) / 9)
+    z_mean, z_log_var = encoder(x)
+    kl, nll, noise = map(np.array, report[kind])
+    np.testing.assert_allclose(
+        kl, vae_keras.gaussian_kl(z_mean, z_log_var), rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        nll, vae_keras.bernoulli_nll(x, decoder(z_mean)), rtol=1e-3
+    )
+    assert noise.shape == (4, 2)
+    assert 0.1 < np.abs(noise).mean() < 3
+
+
+@needs_jax
+def test_models_say_that_they_need_tensorflow(report):
+    assert report["error"].startswith("ValueError: Expected Keras to run on")
+    assert "Received: the backend jax" in report["error"]
+
+
+def test_models_say_it_on_any_other_backend(small_vae, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match=r"backend torch\. Set KERAS_BACKEND"):
+        small_vae().compile("adam")
