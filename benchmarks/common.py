@@ -37,6 +37,44 @@ def article_vae(**compile_arguments):
     return vae
 
 
+def dense_vae(latent_dim, hidden_units=(512, 512), seed=0, **arguments):
+    """Returns a VAE of dense layers for digits, seeded throughout."""
+    import keras
+
+    import vae_keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    return vae_keras.VAE(
+        vae_keras.mlp_encoder((28, 28, 1), latent_dim),
+        vae_keras.mlp_decoder(latent_dim, (28, 28, 1), hidden_units),
+        seed=seed,
+        **arguments,
+    )
+
+
+def binarized(images, seed=0):
+    """Returns pixels drawn once from Bernoulli(x), as float32."""
+    import numpy as np
+
+    draw = np.random.default_rng(seed).random(images.shape)
+    return (draw < images).astype("float32")
+
+
+def falling(learning_rate: float, num_steps: int):
+    """Returns Adam with a rate that rises shortly, then falls to zero."""
+    import keras
+
+    warmup = num_steps // 20
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate / 10,
+        num_steps - warmup,
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    return keras.optimizers.Adam(schedule, beta_2=0.99)
+
+
 def provenance(packages) -> dict:
     """Returns how, with what and on what machine results were made."""
     script = pathlib.Path(sys.argv[0]).name

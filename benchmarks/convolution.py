@@ -11,7 +11,14 @@ import argparse
 import os
 import time
 
-from common import RESULTS, provenance, table, write_results
+from common import (
+    RESULTS,
+    binarized,
+    falling,
+    provenance,
+    table,
+    write_results,
+)
 
 BATCH_SIZE = 128
 IMAGE_SHAPE = (28, 28, 1)
@@ -48,16 +55,8 @@ def new_vae(name: str, num_epochs: int, steps_per_epoch: int):
         decoder(latent_dim, IMAGE_SHAPE, **arguments),
         seed=SEED,
     )
-    num_steps = num_epochs * steps_per_epoch
-    warmup = num_steps // 20
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 10,
-        num_steps - warmup,
-        warmup_target=learning_rate,
-        warmup_steps=warmup,
-    )
     vae.compile(
-        keras.optimizers.Adam(schedule, beta_2=0.99),
+        falling(learning_rate, num_epochs * steps_per_epoch),
         # XLA for float32, TensorFlow's own kernels for bfloat16.
         jit_compile=policy == "float32",
         steps_per_execution=50,
@@ -182,14 +181,10 @@ def main():
     parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import numpy as np
-
     import vae_keras
 
     images = vae_keras.load_mnist("train")[0][: options.images]
-    test_images, _ = vae_keras.load_mnist("test")
-    draw = np.random.default_rng(SEED).random(test_images.shape)
-    test_images = (draw < test_images).astype("float32")
+    test_images = binarized(vae_keras.load_mnist("test")[0])
     results = {
         **provenance(["tensorflow", "keras", "numpy"]),
         "seconds": options.seconds,

@@ -21,7 +21,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
-from common import FAST, RESULTS, provenance, table, write_results
+from common import (
+    FAST,
+    RESULTS,
+    binarized,
+    falling,
+    provenance,
+    table,
+    write_results,
+)
 
 import vae_keras
 
@@ -64,11 +72,6 @@ def posterior_numbers(kind: str) -> int:
     return 2 * sides * NUM_MAPS
 
 
-def binarized(images):
-    draw = np.random.default_rng(0).random(images.shape)
-    return (draw < images).astype("float32")
-
-
 def measure(kind: str, seed: int, images, test_images, options) -> dict:
     """Trains one model and measures it on held-out images."""
     keras.backend.clear_session()
@@ -78,13 +81,7 @@ def measure(kind: str, seed: int, images, test_images, options) -> dict:
         images, BATCH_SIZE, binarize="dynamic", seed=seed
     )
     num_steps = options.epochs * len(dataset)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        LEARNING_RATE / 10,
-        num_steps - num_steps // 20,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=num_steps // 20,
-    )
-    vae.compile(keras.optimizers.Adam(schedule, beta_2=0.99), **FAST)
+    vae.compile(falling(LEARNING_RATE, num_steps), **FAST)
     start = time.perf_counter()
     history = vae.fit(dataset, epochs=options.epochs, verbose=0).history
     seconds = time.perf_counter() - start

@@ -42,6 +42,7 @@ def test_likelihoods_reach_their_targets():
         assert row["standard_error"] == pytest.approx(error)
         assert row["nll"] < row["test_elbo"]
     assert runs["conv, 15 minutes"]["nll"] <= 84.5
+    assert runs["larger conv, 55 minutes"]["nll"] <= 82.9
 
 
 def test_likelihood_has_a_quick_look(tmp_path):
@@ -91,3 +92,61 @@ def test_spatial_models_are_those_of_the_package():
         mean = np.mean([row["elbo"] for row in runs])
         (line,) = (x for x in table.splitlines() if x.startswith(f"| {kind} |"))
         assert f"{mean:.1f}" in line
+
+
+def line_of(name, row):
+    """The line of a committed table that begins with this row's name."""
+    lines = (RESULTS / f"{name}.md").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(f"| {row} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_long_training_is_read_off_its_curves():
+    results = result("long_training")
+    assert len(results["runs"]) == 4
+    for name, run in results["runs"].items():
+        seconds, _, held_out = np.transpose(run["curve"])
+        assert np.all(np.diff(seconds) > 0)
+        assert seconds[-1] <= results["seconds"]
+        cells = line_of("long_training", name)
+        assert cells[-1] == f"{held_out.min():.1f}"
+        first = seconds[np.argmax(held_out <= 102)]
+        assert cells[4] == f"{first:.0f}"
+
+
+def test_overfitting_is_stopped_by_validation_images_alone():
+    results = result("overfitting")
+    assert len(results["runs"]) == 8
+    for name, row in results["runs"].items():
+        steps, training, held_out = np.transpose(row["curve"])
+        assert steps[-1] == results["steps"]
+        assert row["training"] == training[-1]
+        # Test images are like validation images, not the same.
+        assert abs(row["test_early_stopping"] - held_out.min()) < 5
+        assert line_of("overfitting", name)[2] == f"{row['test']:.1f}"
+
+
+def test_rivals_had_equal_tuning():
+    results = result("rivals")
+    assert len(results["seeds"]) == 3
+    for name in ("VAE", "AE", "GAN"):
+        run = results["runs"][name]
+        assert len(run["tries"]) == 3
+        best = min(run["tries"], key=run["tries"].get)
+        assert float(best) == run["learning_rate"]
+        for way, rows in run["ways"].items():
+            mean = np.mean([row["frechet"] for row in rows])
+            assert len(rows) == 3
+            cells = line_of("rivals", f"{name}, {way}")
+            assert cells[3].startswith(f"{mean:.1f} ")
+
+
+def test_collapse_is_counted_dimension_by_dimension():
+    for row in result("collapse")["runs"]:
+        assert len(row["kl_per_dimension"]) == 32
+        assert sum(row["kl_per_dimension"]) == pytest.approx(
+            row["kl"], abs=0.01
+        )
+        assert row["kl_per_dimension"] == sorted(
+            row["kl_per_dimension"], reverse=True
+        )
