@@ -140,10 +140,13 @@ class Deadline(keras.callbacks.Callback):
         self.largest, self.last = largest, last
 
     def on_train_batch_end(self, batch, logs=None):
-        share = (time.perf_counter() - self.start) / (self.end - self.start)
-        if share >= 1:
+        now = time.perf_counter()
+        share = 1.0  # Also where the end had passed before the start.
+        if now >= self.end:
             self.model.stop_training = True
-        fall = 0.5 * (1 - math.cos(math.pi * min(share, 1)))
+        else:
+            share = (now - self.start) / (self.end - self.start)
+        fall = 0.5 * (1 - math.cos(math.pi * share))
         rate = self.largest + (self.last - self.largest) * fall
         self.model.optimizer.learning_rate = rate * min(1, 20 * share + 0.05)
 
