@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 import time
@@ -137,6 +138,11 @@ def swapped(name, contents):
     return FILES[FILES.index(vae_keras.mnist.FOLDER / name) - 2].read_bytes()
 
 
+def lying(name, contents):
+    """A header that promises 2**31 images, and three bytes of them."""
+    return gzip.compress(struct.pack(">IIII", 2051, 2**31, 28, 28) + b"abc")
+
+
 def with_damage(folder, name, damage):
     """A folder with the four files, one of them damaged."""
     folder.mkdir()
@@ -157,6 +163,8 @@ def with_damage(folder, name, damage):
         ("t10k-labels-idx1-ubyte.gz", altered),
         ("train-labels-idx1-ubyte.gz", not_zipped),
         ("train-labels-idx1-ubyte.gz", swapped),
+        ("train-images-idx3-ubyte.gz", lying),
+        ("t10k-images-idx3-ubyte.gz", lying),
         ("t10k-labels-idx1-ubyte.gz", None),
     ],
 )

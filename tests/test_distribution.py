@@ -70,6 +70,8 @@ report["evaluate"] = [vae.evaluate(images[:129], **run) for _ in range(2)]
 report["predict"] = vae.predict(images[:129], **run).shape
 report["jit"] = error_of(lambda: new_vae(two, jit_compile=True))
 report["steps"] = error_of(lambda: new_vae(two, steps_per_execution=5))
+grid = vae_keras.SampleGrid(images[:4], "grid")
+vae.fit(images[:64], callbacks=[grid], **run)
 vae.save("two.keras")
 single = new_vae(one, jit_compile=True)
 single.save("jit.keras")
@@ -123,8 +125,12 @@ json.dump(report, open("report.json", "w"))
 
 
 @pytest.fixture(scope="module")
-def report(mnist_test, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("replicas")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("replicas")
+
+
+@pytest.fixture(scope="module")
+def report(mnist_test, folder):
     np.save(folder / "images.npy", mnist_test[0][:256])
     child = subprocess.run(
         [sys.executable, "-c", CHILD],
@@ -146,6 +152,10 @@ def test_fit_evaluate_predict(report):
     )
     assert report["evaluate"][0] == report["evaluate"][1]
     assert report["predict"] == [129, 28, 28, 1]
+
+
+def test_a_picture_is_written(report, folder):
+    assert os.listdir(folder / "grid") == ["epoch-0001.png"]
 
 
 def test_replicas_draw_noise_of_their_own(report):

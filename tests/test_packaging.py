@@ -1,12 +1,15 @@
+import email
 import gzip
 import hashlib
 import importlib.metadata
 import inspect
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 import yaml
@@ -128,6 +131,64 @@ def test_every_package_and_its_data_are_packed():
         data = {path for p in patterns for path in folder.glob(p)}
         rest = {path for path in folder.iterdir() if path.is_file()} - data
         assert {path.suffix for path in rest} <= {".py"}
+
+
+# === The wheel ===
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """What `pip install` gets, built from a copy of the sources."""
+    folder = tmp_path_factory.mktemp("sources")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(
+        ROOT / "vae_keras",
+        folder / "vae_keras",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    code = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        cwd=folder,
+    )
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_has_the_package_and_nothing_else(wheel):
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    paths = (ROOT / "vae_keras").rglob("*")
+    paths = {path for path in paths if path.is_file()}
+    expected = {str(path.relative_to(ROOT)) for path in paths}
+    assert names == {name for name in expected if "__pycache__" not in name}
+
+
+def test_a_plain_install_brings_neither_notebooks_nor_extras(wheel):
+    (name,) = (n for n in wheel.namelist() if n.endswith("/METADATA"))
+    metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Version"] == vae_keras.__version__
+    assert set(metadata.get_all("Provides-Extra")) == EXTRAS.keys()
+    direct = map(Requirement, metadata.get_all("Requires-Dist"))
+    plain = [
+        r for r in direct if not r.marker or r.marker.evaluate({"extra": ""})
+    ]
+    assert {r.name for r in plain} == {
+        Requirement(line).name for line in PROJECT["dependencies"]
+    }
+    seen = set()
+    for requirement in plain:
+        needed(requirement, seen)
+    names = {name for name, *_ in seen}
+    assert names >= {"tensorflow", "keras", "matplotlib"}
+    extras = [line for extra in EXTRAS.values() for line in extra]
+    optional = requirements(extras).keys()
+    assert optional >= {"jupyter", "scikit-learn", "scipy", "onnxruntime"}
+    optional |= {"ipython", "ipykernel", "notebook", "onnx"}
+    assert sorted(names & optional) == []
 
 
 # === Dependencies ===

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -331,3 +332,63 @@ def test_a_subclass_keeps_weights_of_its_own(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert float(loaded.log_scale) == 3.0
     assert float(loaded.beta) == 0.5
+
+
+# === Files from strangers ===
+
+
+def payload():
+    """What somebody else's model would like to run here."""
+    return lambda x: (__import__("os").mkdir("payload_has_run"), x)[1]
+
+
+def as_lambda():
+    """The payload as Keras writes a `lambda`, code and all."""
+    with pytest.warns(UserWarning, match="lambda"):
+        return keras.saving.serialize_keras_object(payload())
+
+
+def with_layer(config):
+    """Puts it in a Lambda layer, in place of the encoder's dropout."""
+    layers = config["config"]["encoder"]["config"]["layers"]
+    (layer,) = (x for x in layers if x["class_name"] == "Dropout")
+    code = keras.saving.serialize_keras_object(keras.layers.Lambda(payload()))
+    code["config"]["name"] = layer["config"]["name"]
+    layer.update({key: code[key] for key in ("class_name", "config", "module")})
+
+
+def with_activation(config):
+    """Makes it the activation of a layer of the decoder."""
+    layers = config["config"]["decoder"]["config"]["layers"]
+    layer = next(x for x in layers if x["class_name"] == "Dense")
+    layer["config"]["activation"] = as_lambda()
+
+
+def with_optimizer(config):
+    """Makes it the optimizer that the model is compiled with."""
+    config["compile_config"]["optimizer"] = as_lambda()
+
+
+@pytest.mark.parametrize(
+    "tamper", [with_layer, with_activation, with_optimizer]
+)
+def test_a_file_cannot_bring_code(images, tmp_path, monkeypatch, tamper):
+    trained(images, 0, PLAIN).save(tmp_path / "good.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "good.keras") as good,
+        zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad,
+    ):
+        for name in good.namelist():
+            contents = good.read(name)
+            if name == "config.json":
+                config = json.loads(contents)
+                tamper(config)
+                contents = json.dumps(config)
+            bad.writestr(name, contents)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"lambda.*safe_mode=False"):
+        keras.saving.load_model("bad.keras")
+    assert not os.path.exists("payload_has_run")
+    if tamper is with_layer:  # Its code is real: here it is let in.
+        keras.saving.load_model("bad.keras", safe_mode=False)
+        assert os.path.exists("payload_has_run")

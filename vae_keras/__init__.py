@@ -3,7 +3,7 @@
 from vae_keras.baselines import GAN, Autoencoder
 from vae_keras.callbacks import CollapseMonitor, KLWarmUp
 from vae_keras.checks import check_images
-from vae_keras.data import image_dataset, load_mnist
+from vae_keras.data import image_dataset, images_from_folder, load_mnist
 from vae_keras.evaluation import (
     active_units,
     importance_weighted_nll,
@@ -27,6 +27,7 @@ from vae_keras.plotting import (
     plot_latent_space,
     plot_reconstructions,
 )
+from vae_keras.sample_grid import SampleGrid
 from vae_keras.sample_quality import (
     density_coverage,
     frechet_distance,
@@ -49,6 +50,7 @@ __all__ = [
     "CollapseMonitor",
     "KLWarmUp",
     "RowColumnGaussian",
+    "SampleGrid",
     "Sampling",
     "SpatialVAE",
     "active_units",
@@ -61,6 +63,7 @@ __all__ = [
     "frechet_distance",
     "gaussian_kl",
     "image_dataset",
+    "images_from_folder",
     "importance_weighted_nll",
     "judge_features",
     "kl_per_dimension",

@@ -244,6 +244,14 @@ class GAN(ImageModel):
         """Returns the probability that images are real, `(batch, 1)`."""
         return tf.sigmoid(self._logits(x, training))
 
+    def reconstructor(self) -> keras.Model:
+        """Raises a `ValueError`: without an encoder there is none."""
+        raise ValueError(
+            "Expected a model that reconstructs images. Received: a GAN, "
+            "which has no encoder. Export its `generator()` instead, or its "
+            "`discriminator`."
+        )
+
     def _logits(self, x, training) -> tf.Tensor:
         logits = _first(self.discriminator(x, training=training))
         return tf.cast(logits, tf.float32)

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_REMEDY_FOR_BYTES = "These look like bytes: divide by 255, " + (
-    "as in `images.astype('float32') / 255`."
+_REMEDY_FOR_BYTES = (
+    "These look like bytes: divide by 255, as in "
+    "`images.astype('float32') / 255`, or for a dataset in "
+    "`dataset.map(lambda x: x / 255)`."
 )
 
 

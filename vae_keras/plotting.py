@@ -45,7 +45,7 @@ def plot_images(
     >>> figure.axes[0].images[0].get_array().shape
     (17, 44)
     """
-    images = _as_images(images)
+    images = as_images(images)
     if titles is not None and len(titles) != len(images):
         raise ValueError(
             f"Expected a title for each image. Received: {len(images)} "
@@ -57,7 +57,7 @@ def plot_images(
     columns = min(columns, len(images))
     # Titles need more room than the thin line between images.
     gap = 1 if titles is None else max(1, images.shape[1] // 3)
-    mosaic = _mosaic(images, columns, gap)
+    mosaic = mosaic_of(images, columns, gap)
     height = 0.8 * columns * mosaic.shape[0] / mosaic.shape[1]
     figure, axes = _subplots(figsize=(0.8 * columns, height))
     _draw(axes, mosaic)
@@ -88,7 +88,7 @@ def plot_reconstructions(vae: "VAE", images) -> "Figure":
     Raises:
         ValueError: if the images are not of that shape.
     """
-    images = _as_images(images)
+    images = as_images(images)
     reconstructions = vae.predict(images, batch_size=len(images), verbose=0)
     figure = plot_images(
         np.concatenate([images, reconstructions]), columns=len(images)
@@ -128,7 +128,7 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
             f"{len(images)} images and {len(labels)} labels. Take both from "
             "the same split."
         )
-    images = _as_images(images)
+    images = as_images(images)
     outputs = vae.encoder.predict(images, batch_size=1000, verbose=0)
     z_mean = keras.tree.flatten(outputs)[0].reshape(len(images), -1)
     if min(z_mean.shape) < 2:
@@ -197,7 +197,7 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
     images = np.asarray(vae.decode(np.array(z, "float32")))
     height, width = images.shape[1:3]
     figure, axes = _subplots(figsize=(6, 6 * height / width))
-    _draw(axes, _mosaic(images, columns, gap=0))
+    _draw(axes, mosaic_of(images, columns, gap=0))
     axes.axis("on")
     shown = np.unique(np.linspace(0, columns - 1, 5).round().astype(int))
     texts = [f"{quantiles[i]:.1f}" for i in shown]
@@ -223,7 +223,7 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
         ValueError: if `start` and `end` differ in shape.
     """
     steps = positive_integer("steps", steps)
-    start, end = _as_images(start), _as_images(end)
+    start, end = as_images(start), as_images(end)
     if start.shape != end.shape:
         raise ValueError(
             "Expected `start` and `end` of one shape. Received: "
@@ -288,7 +288,8 @@ def _subplots(*args, **kwargs):
     return figure, axes
 
 
-def _as_images(images) -> np.ndarray:
+def as_images(images) -> np.ndarray:
+    """Returns images as an array; refuses what cannot be drawn."""
     images = keras.ops.convert_to_numpy(images)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(
@@ -298,7 +299,7 @@ def _as_images(images) -> np.ndarray:
     return images
 
 
-def _mosaic(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
+def mosaic_of(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
     """Lays images out in one array; what stays empty is NaN (no colour)."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)

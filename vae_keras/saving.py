@@ -9,8 +9,19 @@ import keras
 
 
 @contextlib.contextmanager
+def moved_into_place(path: pathlib.Path):
+    """Gives a path to write to, and moves the file into place at the end."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def replacing(filepath, overwrite: bool):
-    """Gives a path to write to, and moves the file into place at the end.
+    """As `moved_into_place`, for what Keras writes.
 
     Args:
         filepath: a `.keras` or `.weights.h5` file. Anything else (folders,
@@ -34,12 +45,8 @@ def replacing(filepath, overwrite: bool):
             f"Expected an existing folder to write {path.name} to. "
             f"Received: {path.parent}. Create it first."
         )
-    temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
-    try:
+    with moved_into_place(path) as temporary:
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class ExactlySaved(keras.Model):

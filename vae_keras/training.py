@@ -65,8 +65,47 @@ class ImageModel(ExactlySaved):
         return self.decode(z)
 
     def _pixel_means(self, z, training) -> tf.Tensor:
+        # Keras's own operations, so that `z` may be a `keras.Input`.
         logits = self.decoder(z, training=training)
-        return tf.sigmoid(tf.cast(logits, tf.float32))
+        return keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
+
+    # === Leaving the package ===
+
+    def generator(self) -> keras.Model:
+        """Returns `decode` as a plain Keras model, to save or to export.
+
+        It shares its weights with this model, draws nothing at random, and
+        what Keras exports of it needs neither this package nor Keras:
+
+            vae.generator().export("generator", format="tf_saved_model")
+            vae.generator().export("generator.onnx", format="onnx")
+
+        The second needs the extra `export`. For new images, give it draws
+        from N(0, I).
+
+        Returns:
+            A `keras.Model` from latents `(batch, *latent_shape)` to what
+            `decode` gives, float32 pixel means `(batch, *image_shape)`.
+        """
+        z = keras.Input(self.latent_shape, name="z")
+        return keras.Model(z, self.decode(z), name="generator")
+
+    def reconstructor(self) -> keras.Model:
+        """As `generator`, for what `predict` computes: reconstructions.
+
+        Returns:
+            A `keras.Model` from images `(batch, *image_shape)` to float32
+            pixel means of the same shape; in a `VAE`, through the posterior
+            mean.
+        """
+        x = keras.Input(self.image_shape, name="images")
+        return keras.Model(
+            x, self.call(x, training=False), name="reconstructor"
+        )
+
+    def export(self, filepath, *args, **kwargs) -> None:
+        """As `keras.Model.export`, of the `reconstructor`: without noise."""
+        self.reconstructor().export(filepath, *args, **kwargs)
 
     # === Training ===
 
