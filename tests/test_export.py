@@ -74,7 +74,8 @@ def random_inputs(shape, size=5):
 
 
 def run_saved_model(path, inputs):
-    return tf.saved_model.load(str(path)).serve(inputs).numpy()
+    loaded = tf.saved_model.load(str(path))  # It owns the variables.
+    return loaded.serve(inputs).numpy()
 
 
 def run_onnx(path, inputs):
@@ -227,7 +228,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 z = np.load("z.npy")
-saved = tf.saved_model.load("saved").serve(z).numpy()
+loaded = tf.saved_model.load("saved")
+saved = loaded.serve(z).numpy()
 import keras
 plain = keras.saving.load_model("plain.keras").predict(z, verbose=0)
 import onnxruntime

@@ -84,7 +84,7 @@ def tiles_of(path, rows, columns):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_picture_shows_the_model_of_its_epoch(pictures, tmp_path, name):
-    model = compiled(name)
+    model = compiled(name, keras.optimizers.Adam(0.05))
     few = pictures[:5]
     fit(model, pictures, vae_keras.SampleGrid(few, tmp_path), epochs=2)
     assert names_in(tmp_path) == ["epoch-0001.png", "epoch-0002.png"]

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 
-class _ReplicaSeedGenerator(keras.random.SeedGenerator):
+class ReplicaSeedGenerator(keras.random.SeedGenerator):
     """A seed generator whose seeds differ between replicas.
 
     Under a `tf.distribute` strategy every replica holds the same state, so
@@ -64,7 +64,7 @@ class Sampling(keras.layers.Layer):
     def __init__(self, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
-        self.seed_generator = _ReplicaSeedGenerator(seed)
+        self.seed_generator = ReplicaSeedGenerator(seed)
 
     def call(self, inputs):
         z_mean, z_log_var = inputs

@@ -88,7 +88,7 @@ class ImageModel(ExactlySaved):
             `decode` gives, float32 pixel means `(batch, *image_shape)`.
         """
         z = keras.Input(self.latent_shape, name="z")
-        return keras.Model(z, self.decode(z), name="generator")
+        return _plain_model(z, self.decode(z), "generator")
 
     def reconstructor(self) -> keras.Model:
         """As `generator`, for what `predict` computes: reconstructions.
@@ -99,9 +99,7 @@ class ImageModel(ExactlySaved):
             mean.
         """
         x = keras.Input(self.image_shape, name="images")
-        return keras.Model(
-            x, self.call(x, training=False), name="reconstructor"
-        )
+        return _plain_model(x, self.call(x, training=False), "reconstructor")
 
     def export(self, filepath, *args, **kwargs) -> None:
         """As `keras.Model.export`, of the `reconstructor`: without noise."""
@@ -261,6 +259,12 @@ class ImageModel(ExactlySaved):
             config = {**config, **alone}
         self.compile(**config)
         self.optimizer.build(self.trainable_variables)
+
+
+def _plain_model(inputs, outputs, name: str) -> keras.Model:
+    model = keras.Model(inputs, outputs, name=name)
+    model(inputs)  # Keras converts to ONNX only what was called before.
+    return model
 
 
 def weighted(losses: tf.Tensor, sample_weight) -> tf.Tensor:
