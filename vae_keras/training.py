@@ -80,8 +80,8 @@ class ImageModel(ExactlySaved):
             vae.generator().export("generator", format="tf_saved_model")
             vae.generator().export("generator.onnx", format="onnx")
 
-        The second needs the extra `export`. For new images, give it draws
-        from N(0, I).
+        The second needs the extra `export`, and networks that were built
+        under the policy float32. For new images, give it draws from N(0, I).
 
         Returns:
             A `keras.Model` from latents `(batch, *latent_shape)` to what
