@@ -373,7 +373,7 @@ def with_optimizer(config):
     "tamper", [with_layer, with_activation, with_optimizer]
 )
 def test_a_file_cannot_bring_code(images, tmp_path, monkeypatch, tamper):
-    trained(images, 0, PLAIN).save(tmp_path / "good.keras")
+    trained(images, 1, PLAIN).save(tmp_path / "good.keras")
     with (
         zipfile.ZipFile(tmp_path / "good.keras") as good,
         zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad,
@@ -386,7 +386,7 @@ def test_a_file_cannot_bring_code(images, tmp_path, monkeypatch, tamper):
                 contents = json.dumps(config)
             bad.writestr(name, contents)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"lambda.*safe_mode=False"):
+    with pytest.raises((TypeError, ValueError), match="safe_mode=False"):
         keras.saving.load_model("bad.keras")
     assert not os.path.exists("payload_has_run")
     if tamper is with_layer:  # Its code is real: here it is let in.
