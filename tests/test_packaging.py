@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import pathlib
 import re
 import shutil
@@ -92,6 +93,39 @@ def test_import_loads_nothing_that_keras_does_not():
         text=True,
     ).stdout
     assert output.split() == ["vae_keras"]
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+extras = "IPython onnx onnxruntime scipy sklearn tensorboard tf2onnx"
+sys.modules |= dict.fromkeys(extras.split())  # Importing them fails.
+import vae_keras
+import numpy as np
+
+assert not {"tensorflow_datasets", "tqdm"} & sys.modules.keys()
+images = np.linspace(0, 1, 96, dtype="float32").reshape(2, 8, 6, 1)
+vae = vae_keras.VAE(
+    vae_keras.mlp_encoder((8, 6, 1), 2, (4,)),
+    vae_keras.mlp_decoder(2, (8, 6, 1), (4,)),
+)
+vae.compile("adam", jit_compile=False)
+vae.fit(images, verbose=0, callbacks=[vae_keras.SampleGrid(images, "grid")])
+vae.generator().export("generator", verbose=False)
+"""
+
+
+def test_what_needs_no_extra_works_without(tmp_path):
+    child = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    assert (tmp_path / "grid" / "epoch-0001.png").exists()
+    assert (tmp_path / "generator" / "saved_model.pb").exists()
 
 
 # === MNIST ===
