@@ -163,7 +163,7 @@ def test_a_run_that_was_cut_short_goes_on_with_its_pictures(pictures, tmp_path):
         backup = keras.callbacks.BackupAndRestore(tmp_path / f"{folder}-backup")
         fit(compiled(), pictures, grid, backup, *callbacks, **kwargs)
 
-    # Whole batches, because the order of smaller ones is Keras's.
+    # Keras's shuffling would not be the same after a restart.
     kwargs = {"epochs": 4, "batch_size": 64, "shuffle": False}
     run("whole")
     with pytest.raises(KeyboardInterrupt):
