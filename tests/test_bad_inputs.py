@@ -405,6 +405,18 @@ BAD_INPUTS = {
         "1",
         "Pass some hundreds",
     ),
+    "a picture every 0 epochs": (
+        lambda vae: vae_keras.SampleGrid(PIXELS, "grid", every=0),
+        "every=0",
+        "Use 1, 2, 3",
+    ),
+    "pictures of bytes": (
+        lambda vae: fit(
+            vae, PIXELS, callbacks=[vae_keras.SampleGrid(255 * PIXELS, "grid")]
+        ),
+        "values from 127.5",
+        BYTES,
+    ),
     # === Evaluation ===
     "no samples": (
         lambda vae: vae_keras.importance_weighted_nll(vae, PIXELS, 0),
