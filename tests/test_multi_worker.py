@@ -18,7 +18,7 @@ import vae_keras
 ROOT = pathlib.Path(vae_keras.__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "multi_worker.py"
 # No test waits longer for a process.
-PATIENCE = 300
+PATIENCE = 600
 
 CHILD = """
 import json
@@ -107,6 +107,12 @@ for name, case in cases.items():
     report[name] = vae.fit(**case, verbose=0).history
     for i, weights in enumerate(zip(vae.get_weights(), before)):
         arrays[f"{name}_{i}"] = weights[0] - weights[1]
+
+# Shuffled, each image still goes to one worker: no step, and the mean loss
+# is that of all.
+vae.set_weights(before)
+vae.optimizer.learning_rate = 0.0
+report["shuffled"] = vae.fit(images[:129], **run).history
 np.savez(f"arrays_{index}.npz", **arrays)
 with open(f"report_{index}.json", "w") as file:
     json.dump(report, file)
@@ -165,12 +171,12 @@ def environment():
     return environment
 
 
-def run(arguments, folder):
+def run(arguments, folder, **variables):
     """The output of one process that works alone."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment(),
+        env={**environment(), **variables},
         capture_output=True,
         check=True,
         text=True,
@@ -287,6 +293,14 @@ def test_workers_step_as_one(results, number, name):
         assert report[name][metric] == pytest.approx(values, rel=1e-5)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_shuffling_loses_no_image(results, number):
+    ((alone, _),) = results[1][1]
+    report, _ = results[number][1][0]
+    expected = pytest.approx(alone["shuffled"]["loss"], rel=1e-5)
+    assert report["shuffled"]["loss"] == expected
+
+
 def test_jit_compile_is_refused(results):
     assert "Received: jit_compile=True. Remove" in results[2][1][1][0]["jit"]
 
@@ -322,9 +336,8 @@ def test_a_killed_worker_comes_back(tmp_path):
                     assert killed, workers.output(index)
                     workers.start(index)
         outputs = [workers.output(index) for index in (0, 1)]
-    assert "UnavailableError" in outputs[0]
-    assert "tasks are unhealthy (stopped sending heartbeats)" in outputs[0]
     for output in outputs:
+        assert output.count("Waiting for all workers") == 2
         # The first epoch is trained once, those after the backup go on.
         assert output.count("Epoch 1/12\n") == 1
         assert output.count("Epoch 12/12\n") == 1
@@ -369,8 +382,10 @@ for split in ("train[:12000]", "train+train"):
 
 
 def test_memory_is_flat(mnist_test, tmp_path):
-    """Images of 376 MB go by, in 60 MB at most."""
-    few, many = map(int, run(["-c", MEMORY], tmp_path).split())
+    """Images of 376 MB, 94 MB as bytes, go by in 60 MB at most."""
+    # Where each thread has freed memory of its own, that grows for a while.
+    few_arenas = {"MALLOC_ARENA_MAX": "2"}
+    few, many = map(int, run(["-c", MEMORY], tmp_path, **few_arenas).split())
     unit = 1 if sys.platform == "darwin" else 1024
     assert (many - few) * unit < 60e6
 
