@@ -252,9 +252,10 @@ def test_predictions_are_in_order(results, number):
     )
 
 
-def test_workers_draw_noise_of_their_own(results):
-    draws = [arrays["draw"] for _, arrays in results[3][1]]
-    for i in range(3):
+@pytest.mark.parametrize("number", [2, 3])
+def test_workers_draw_noise_of_their_own(results, number):
+    draws = [arrays["draw"] for _, arrays in results[number][1]]
+    for i in range(number):
         assert draws[i].shape == (4, 2)
         assert not np.any(draws[i] == draws[i - 1])
 
@@ -337,7 +338,7 @@ def test_a_killed_worker_comes_back(tmp_path):
                     workers.start(index)
         outputs = [workers.output(index) for index in (0, 1)]
     for output in outputs:
-        assert output.count("Waiting for all workers") == 2
+        assert output.count("Waiting for all workers") >= 2
         # The first epoch is trained once, those after the backup go on.
         assert output.count("Epoch 1/12\n") == 1
         assert output.count("Epoch 12/12\n") == 1
