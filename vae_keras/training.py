@@ -85,7 +85,9 @@ class ImageModel(ExactlySaved):
         # model (tensorflow issue 72388). So it gets one, of length 1.
         def step(data):
             logs = step_function(data)
-            return tf.nest.map_structure(lambda value: value[tf.newaxis], logs)
+            return tf.nest.map_structure(
+                lambda log: tf.expand_dims(log, 0), logs
+            )
 
         workers = self.distribute_strategy.extended._in_multi_worker_mode()
         return super()._make_function(step if workers else step_function)
