@@ -149,3 +149,30 @@ def test_collapse_is_counted_dimension_by_dimension():
         assert row["kl_per_dimension"] == sorted(
             row["kl_per_dimension"], reverse=True
         )
+
+
+def test_scaling_has_a_quick_look(tmp_path):
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "scaling.py",
+            *("--workers", "1", "2", "--batch-sizes", "60", "--steps", "3"),
+            *("--output", tmp_path),
+        ],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    one, two = json.loads((tmp_path / "scaling.json").read_text())["runs"]
+    assert (one["workers"], two["workers"]) == (1, 2)
+    assert one["all_reduce"] == one["bytes_of_a_ring"] == 0
+    assert min(two["step"], two["computing"], two["all_reduce"]) > 0
+    # Numbers of float32 that a step exchanges: the parameters of the VAE.
+    encoder = vae_keras.mlp_encoder((28, 28, 1), 2)
+    decoder = vae_keras.mlp_decoder(2, (28, 28, 1))
+    size = 4 * (encoder.count_params() + decoder.count_params())
+    assert two["bytes_of_a_ring"] == 2 * size
+    if sys.platform == "linux":
+        assert two["bytes"] > 0.5 * two["bytes_of_a_ring"]
+    assert "| 2, batch 60 |" in (tmp_path / "scaling.md").read_text()

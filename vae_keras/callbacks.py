@@ -62,7 +62,7 @@ class KLWarmUp(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
-            logs["beta"] = float(self.model.beta)
+            logs["beta"] = float(self.model.beta.numpy())
 
 
 class CollapseMonitor(keras.callbacks.Callback):

@@ -104,7 +104,8 @@ def image_dataset(
             where x ≥ ½. These are three different data sets, and their
             losses are not comparable.
         seed: int, or `None` for one drawn from Python's generator, which
-            `keras.utils.set_random_seed` seeds.
+            `keras.utils.set_random_seed` seeds. The workers of one training
+            must have the same, or their shares of the images overlap.
         initial_epoch: the number of the first epoch.
 
     Returns:
@@ -213,6 +214,10 @@ def image_dataset(
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
+    # There are no files to share out: each worker takes its part of a batch.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
     dataset = dataset.with_options(options)
     # `checked_data` need not look at these images again.
     dataset.image_shape_checked = images.shape[1:]

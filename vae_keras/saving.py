@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import tempfile
 import uuid
 
 import keras
@@ -76,17 +77,39 @@ class ExactlySaved(keras.Model):
         return cls(**{**config, **networks})
 
     def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
-        """As `keras.Model.save`; an existing file is replaced at the end."""
-        with replacing(filepath, overwrite) as path:
+        """As `keras.Model.save`; an existing file is replaced at the end.
+
+        Among several workers all have to call it, and the chief writes.
+        """
+        with self._replacing(filepath, overwrite) as path:
             super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite: bool = True, **kwargs) -> None:
-        """As `keras.Model.save_weights`; replaces a file only at the end."""
-        if kwargs.get("max_shard_size") is not None:  # many files
-            super().save_weights(filepath, overwrite=overwrite, **kwargs)
-            return
-        with replacing(filepath, overwrite) as path:
+        """As `keras.Model.save_weights`; replaces a file only at the end.
+
+        Among several workers all have to call it, and the chief writes.
+        """
+        many = kwargs.get("max_shard_size") is not None
+        with self._replacing(filepath, overwrite, many) as path:
             super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    @contextlib.contextmanager
+    def _replacing(self, filepath, overwrite: bool, many: bool = False):
+        """Gives the chief `replacing`, other workers a file that is dropped.
+
+        They all have to save, since to read a metric is to add up what the
+        workers have counted. None goes on before the file is in place.
+        """
+        strategy = self.distribute_strategy
+        if not strategy.extended.should_checkpoint:
+            with tempfile.TemporaryDirectory() as folder:
+                yield pathlib.Path(folder, pathlib.Path(filepath).name)
+        elif many:  # files, which are left to Keras
+            yield filepath
+        else:
+            with replacing(filepath, overwrite) as path:
+                yield path
+        strategy.reduce("MEAN", 1.0, axis=None)
 
     def _random_states(self) -> list[keras.Variable]:
         """The states of all seed generators, the networks' own included."""

@@ -115,6 +115,20 @@ class ImageModel(ExactlySaved):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
+    def _make_function(self, step_function):
+        # From several workers Keras takes the mean of what a step returns
+        # over replicas and along the first dimension, the examples'. A
+        # metric is a scalar, and has none: TensorFlow refuses, whatever the
+        # model (tensorflow issue 72388). So it gets one, of length 1.
+        def step(data):
+            logs = step_function(data)
+            return tf.nest.map_structure(
+                lambda log: tf.expand_dims(log, 0), logs
+            )
+
+        workers = self.distribute_strategy.extended._in_multi_worker_mode()
+        return super()._make_function(step if workers else step_function)
+
     def make_train_function(self, force: bool = False):
         if self.train_function is None or force:
             super().make_train_function(force=True)
@@ -147,7 +161,7 @@ class ImageModel(ExactlySaved):
             kwargs["validation_data"] = checked_data(
                 kwargs["validation_data"], self.image_shape
             )
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             # Keras warns when it is asked to shuffle one, its own default.
             kwargs.setdefault("shuffle", False)
         return super().fit(x, *args, **kwargs)

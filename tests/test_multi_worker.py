@@ -1,0 +1,418 @@
+"""Workers in processes of their own compute what one process computes."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import vae_keras
+
+ROOT = pathlib.Path(vae_keras.__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "multi_worker.py"
+# No test waits longer for a process.
+PATIENCE = 600
+
+CHILD = """
+import json
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import vae_keras
+
+strategy, index = tf.distribute.get_strategy(), 0
+if "TF_CONFIG" in os.environ:
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+images = np.load("images.npy")
+report, arrays = {"replicas": strategy.num_replicas_in_sync}, {}
+run = {"batch_size": 64, "verbose": 0}
+
+
+def new_vae(optimizer="adam", **kwargs):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        encoder = vae_keras.mlp_encoder((28, 28, 1), 2, (32,))
+        encoder.layers[2].kernel_regularizer = keras.regularizers.L2(0.1)
+        decoder = vae_keras.mlp_decoder(2, (28, 28, 1), (32,))
+        vae = vae_keras.VAE(encoder, decoder, seed=1)
+        vae.compile(optimizer, **kwargs)
+    return vae
+
+
+# Noise of its own on each worker.
+with strategy.scope():
+    sampling = vae_keras.Sampling(seed=1)
+draw = strategy.run(lambda: sampling((tf.zeros((4, 2)), tf.zeros((4, 2)))))
+arrays["draw"] = np.array(strategy.experimental_local_results(draw)[0])
+
+# Fit, evaluate and predict, with callbacks and the noise as it is.
+vae = new_vae()
+callbacks = [
+    vae_keras.KLWarmUp(2),
+    vae_keras.CollapseMonitor(images[:64]),
+    keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True),
+    keras.callbacks.ModelCheckpoint(
+        "best.weights.h5", save_best_only=True, save_weights_only=True
+    ),
+]
+report["history"] = vae.fit(
+    images, epochs=3, validation_data=images[:129], callbacks=callbacks, **run
+).history
+report["evaluate"] = [vae.evaluate(images[:129], **run) for _ in range(2)]
+arrays["predict"] = vae.predict(images[:129], **run)
+vae.save("vae.keras")
+vae.save(f"saved_by_{index}.keras")
+with strategy.scope():
+    loaded = keras.saving.load_model("vae.keras")
+arrays["loaded"] = loaded.predict(images[:129], **run)
+try:
+    new_vae(jit_compile=True)
+except ValueError as error:
+    report["jit"] = str(error)
+
+# The same computation with the noise held fixed.
+vae_keras.Sampling.call = lambda self, inputs: inputs[0]
+weight = np.linspace(0, 2, 129, dtype="float32")
+cases = {
+    "one_step": {"x": images[:64]},
+    "odd_last_batch": {"x": images[:97]},
+    "short_last_batch": {"x": images[:129]},
+    "weighted": {
+        "x": images[:129],
+        "y": np.zeros(129),
+        "sample_weight": weight,
+    },
+    "image_dataset": {
+        "x": vae_keras.image_dataset(images[:129], 64, seed=3),
+        "epochs": 2,
+    },
+}
+vae = new_vae(keras.optimizers.SGD(1e-3), jit_compile=False)
+before = vae.get_weights()
+for name, case in cases.items():
+    if name != "image_dataset":
+        case = {**case, "batch_size": 64, "shuffle": False}
+    vae.set_weights(before)
+    report[name] = vae.fit(**case, verbose=0).history
+    for i, weights in enumerate(zip(vae.get_weights(), before)):
+        arrays[f"{name}_{i}"] = weights[0] - weights[1]
+
+# Shuffled, each image still goes to one worker: no step, and the mean loss
+# is that of all.
+vae.set_weights(before)
+vae.optimizer.learning_rate = 0.0
+report["shuffled"] = vae.fit(images[:129], **run).history
+np.savez(f"arrays_{index}.npz", **arrays)
+with open(f"report_{index}.json", "w") as file:
+    json.dump(report, file)
+"""
+
+
+def free_addresses(number):
+    """Addresses on this machine that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+class Workers:
+    """Processes, one for each address, that can be started again."""
+
+    def __init__(self, arguments, folder, number):
+        self.arguments, self.folder = arguments, folder
+        self.addresses = free_addresses(number)
+        self.processes = {}
+
+    def start(self, *indices):
+        for index in indices:
+            task = {"type": "worker", "index": index}
+            cluster = {"worker": self.addresses}
+            config = json.dumps({"cluster": cluster, "task": task})
+            with open(self.log(index), "a") as log:
+                self.processes[index] = subprocess.Popen(
+                    [sys.executable, *self.arguments],
+                    cwd=self.folder,
+                    env={**environment(), "TF_CONFIG": config},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+
+    def log(self, index):
+        return self.folder / f"log_{index}.txt"
+
+    def output(self, index):
+        return self.log(index).read_text()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+def environment():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("TF_CONFIG", None)
+    return environment
+
+
+def run(arguments, folder, **variables):
+    """The output of one process that works alone."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**environment(), **variables},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=PATIENCE,
+    ).stdout
+
+
+# === The same mathematics ===
+
+
+@pytest.fixture(scope="module")
+def results(mnist_test, tmp_path_factory):
+    """Reports and arrays of each worker among one, two and three."""
+    found = {}
+    for number in (1, 2, 3):
+        folder = tmp_path_factory.mktemp("workers")
+        np.save(folder / "images.npy", mnist_test[0][:256])
+        if number == 1:
+            run(["-c", CHILD], folder)
+        else:
+            with Workers(["-c", CHILD], folder, number) as workers:
+                workers.start(*range(number))
+                for index, process in workers.processes.items():
+                    code = process.wait(PATIENCE)
+                    assert code == 0, workers.output(index)
+        found[number] = (
+            folder,
+            [
+                (
+                    json.loads((folder / f"report_{i}.json").read_text()),
+                    dict(np.load(folder / f"arrays_{i}.npz")),
+                )
+                for i in range(number)
+            ],
+        )
+    return found
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_fit_evaluate_predict(results, number):
+    for report, arrays in results[number][1]:
+        assert report["replicas"] == number
+        history = report["history"]
+        assert history["loss"][-1] < history["loss"][0]
+        assert history["beta"] == [0, 0.5, 1]
+        assert report["evaluate"][0] == report["evaluate"][1]
+        assert report["evaluate"][0][0] == pytest.approx(
+            min(history["val_loss"]), rel=1e-5
+        )
+        assert arrays["predict"].shape == (129, 28, 28, 1)
+        np.testing.assert_allclose(
+            arrays["loaded"], arrays["predict"], atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_all_workers_know_the_same(results, number):
+    (first, first_arrays), *others = results[number][1]
+    for report, arrays in others:
+        assert report == first
+        for name, values in arrays.items():
+            if name != "draw":
+                np.testing.assert_array_equal(values, first_arrays[name])
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_predictions_are_in_order(results, number):
+    folder, ((_, arrays), *_) = results[number]
+    alone = keras.saving.load_model(folder / "vae.keras")
+    images = np.load(folder / "images.npy")[:129]
+    np.testing.assert_allclose(
+        alone.predict(images, verbose=0), arrays["predict"], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_workers_draw_noise_of_their_own(results, number):
+    draws = [arrays["draw"] for _, arrays in results[number][1]]
+    for i in range(number):
+        assert draws[i].shape == (4, 2)
+        assert not np.any(draws[i] == draws[i - 1])
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_chief_saves(results, number):
+    folder = results[number][0]
+    assert (folder / "best.weights.h5").exists()
+    saved = [path.name for path in folder.glob("saved_by_*")]
+    assert saved == ["saved_by_0.keras"]
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one_step",
+        "odd_last_batch",
+        "short_last_batch",
+        "weighted",
+        "image_dataset",
+    ],
+)
+def test_workers_step_as_one(results, number, name):
+    """Also where a worker's share of the last batch is empty."""
+    ((alone, alone_arrays),) = results[1][1]
+    report, arrays = results[number][1][0]
+    steps = [key for key in arrays if key.startswith(f"{name}_")]
+    assert max(np.abs(alone_arrays[key]).max() for key in steps) > 1e-3
+    for key in steps:
+        np.testing.assert_allclose(
+            arrays[key], alone_arrays[key], rtol=0, atol=1e-5
+        )
+    for metric, values in alone[name].items():
+        assert report[name][metric] == pytest.approx(values, rel=1e-5)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_shuffling_loses_no_image(results, number):
+    ((alone, _),) = results[1][1]
+    report, _ = results[number][1][0]
+    expected = pytest.approx(alone["shuffled"]["loss"], rel=1e-5)
+    assert report["shuffled"]["loss"] == expected
+
+
+def test_jit_compile_is_refused(results):
+    assert "Received: jit_compile=True. Remove" in results[2][1][1][0]["jit"]
+
+
+# === The example, and faults ===
+
+ARGUMENTS = [EXAMPLE, "--folder", ".", "--split", "test[:193]"]
+
+
+def test_the_example_alone(tmp_path):
+    output = run([*ARGUMENTS, "--epochs", "2"], tmp_path)
+    assert "Epoch 2/2\n3/3" in output
+    vae = keras.saving.load_model(tmp_path / "vae.keras")
+    assert int(vae.optimizer.iterations) == 2 * 3
+
+
+def test_a_killed_worker_comes_back(tmp_path):
+    """Whoever has ended with an error is started again, as clusters do."""
+    backup = tmp_path / "backup" / "training_metadata.json"
+    killed = False
+    arguments = [*ARGUMENTS, "--epochs", "12"]
+    with Workers(arguments, tmp_path, 2) as workers:
+        workers.start(0, 1)
+        deadline = time.monotonic() + PATIENCE
+        while any(p.poll() != 0 for p in workers.processes.values()):
+            assert time.monotonic() < deadline, workers.output(0)
+            time.sleep(0.1)
+            if not killed and backup.exists():
+                workers.processes[1].kill()
+                killed = True
+            for index, process in workers.processes.items():
+                if process.poll() not in (None, 0):
+                    assert killed, workers.output(index)
+                    workers.start(index)
+        outputs = [workers.output(index) for index in (0, 1)]
+    for output in outputs:
+        assert output.count("Waiting for all workers") >= 2
+        # The first epoch is trained once, those after the backup go on.
+        assert output.count("Epoch 1/12\n") == 1
+        assert output.count("Epoch 12/12\n") == 1
+    vae = keras.saving.load_model(tmp_path / "vae.keras")
+    assert int(vae.optimizer.iterations) == 12 * 3
+
+
+def test_a_worker_that_never_comes(tmp_path):
+    with Workers([*ARGUMENTS, "--timeout", "5"], tmp_path, 2) as workers:
+        workers.start(0)
+        assert workers.processes[0].wait(PATIENCE) == 1
+        output = workers.output(0)
+    assert "Waiting for all workers, at most 5 s" in output
+    assert "Timeout (0:00:05)!" in output
+    assert not (tmp_path / "vae.keras").exists()
+
+
+# === More data than memory ===
+
+MEMORY = f"""
+import resource
+import sys
+
+import tensorflow as tf
+
+import vae_keras
+
+sys.path.insert(0, {str(EXAMPLE.parent)!r})
+import multi_worker
+
+vae = vae_keras.VAE(
+    vae_keras.mlp_encoder((28, 28, 1), 2, (8,)),
+    vae_keras.mlp_decoder(2, (28, 28, 1), (8,)),
+)
+vae.compile("adam")
+strategy = tf.distribute.get_strategy()
+for split in ("train[:12000]", "train+train"):
+    dataset, num_steps = multi_worker.batches(strategy, split, 500)
+    vae.fit(dataset, steps_per_epoch=num_steps, verbose=0)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_flat(mnist_test, tmp_path):
+    """Images of 376 MB, 94 MB as bytes, go by in 60 MB at most."""
+    # Where each thread has freed memory of its own, that grows for a while.
+    few_arenas = {"MALLOC_ARENA_MAX": "2"}
+    few, many = map(int, run(["-c", MEMORY], tmp_path, **few_arenas).split())
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (many - few) * unit < 60e6
+
+
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_workers_share_the_examples_on_disk(mnist_test, number, monkeypatch):
+    """Each example goes to one worker, and all make as many steps."""
+    import tensorflow as tf
+
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    import multi_worker
+
+    class Strategy:
+        def distribute_datasets_from_function(self, share):
+            contexts = [
+                tf.distribute.InputContext(number, i, number)
+                for i in range(number)
+            ]
+            return [share(context) for context in contexts]
+
+    datasets, num_steps = multi_worker.batches(Strategy(), "test[:97]", 12)
+    assert num_steps == 9
+    parts = [list(dataset.take(num_steps)) for dataset in datasets]
+    assert max(len(batch) for part in parts for batch in part) == 12 // number
+    images = np.concatenate([batch for part in parts for batch in part])
+    expected = mnist_test[0][:97]
+    assert sorted(x.tobytes() for x in images) == sorted(
+        x.tobytes() for x in expected
+    )
