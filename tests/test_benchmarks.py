@@ -66,6 +66,49 @@ def test_likelihood_has_a_quick_look(tmp_path):
     assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
 
 
+def test_requested_digits_are_recognised(mnist_test):
+    results = result("conditional")
+    assert results["per_digit"] == 1000
+    assert np.mean(results["recognised"]) >= 0.97
+    sizes = {"num_classes": 10}
+    encoder = vae_keras.mlp_encoder((28, 28, 1), 8, **sizes)
+    decoder = vae_keras.mlp_decoder(8, (28, 28, 1), **sizes)
+    parameters = [encoder.count_params(), decoder.count_params()]
+    assert results["parameters"] == parameters
+    # What the judge makes of real digits, derived again.
+    images, labels = mnist_test
+    judge = vae_keras.load_judge()
+    right = judge.predict(images, verbose=0).argmax(axis=1) == labels
+    expected = [right[labels == digit].mean() for digit in range(10)]
+    assert results["real"] == pytest.approx(expected)
+    table = (RESULTS / "conditional.md").read_text().splitlines()
+    columns = [results["recognised"], expected]
+    for digit, row in enumerate(zip(*columns, strict=True)):
+        assert f"| {digit} | {row[0]:.1%} | {row[1]:.1%} |" in table
+    means = " | ".join(f"{np.mean(column):.1%}" for column in columns)
+    assert f"| all | {means} |" in table
+
+
+def test_conditional_has_a_quick_look(tmp_path):
+    before = {p: p.read_bytes() for p in RESULTS.iterdir()}
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "conditional.py",
+            *("--images", "1000", "--epochs", "1", "--per-digit", "3"),
+            *("--output", tmp_path),
+        ],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    row = json.loads((tmp_path / "conditional.json").read_text())
+    assert np.isfinite([row["training"], row["elbo"]]).all()
+    assert len(row["recognised"]) == 10
+    assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
+
+
 def test_spatial_models_are_those_of_the_package():
     """The parameters in the table, derived again."""
     results = result("spatial")

@@ -149,8 +149,10 @@ def image_dataset(
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     dataset = dataset.with_options(options)
-    # `checked_data` need not look at these images again.
+    # `checked_data` need not look at these images again, and can see all
+    # labels without taking a batch.
     dataset.image_shape_checked = images.shape[1:]
+    dataset.labels_to_check = labels
     return dataset
 
 
