@@ -715,9 +715,11 @@ def test_bad_labels_are_refused_before_the_first_step(
     dataset = tf.data.Dataset.from_tensor_slices(
         parts if labels is not None else pictures
     )
-    datasets = [dataset.batch(20), Batches(*parts)]
-    if bad != "names":
-        datasets.append(vae_keras.image_dataset(pictures, 20, labels))
+    datasets = [
+        dataset.batch(20),
+        Batches(*parts),
+        vae_keras.image_dataset(pictures, 20, labels),
+    ]
     good = {"x": pictures, "y": balanced}
     arguments = [
         {"x": pictures, "y": labels},
