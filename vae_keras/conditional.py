@@ -97,6 +97,8 @@ class ConditionalVAE(VAE):
         """
         if not tf.is_symbolic_tensor(labels):
             check_labels(labels, self.num_classes, inputs.shape[0])
+        # Keras takes no pairs of an array and a tensor.
+        inputs = keras.ops.convert_to_tensor(inputs)
         return inputs, keras.ops.one_hot(labels, self.num_classes)
 
     def encode(self, x, labels=None) -> tuple[tf.Tensor, tf.Tensor]:
