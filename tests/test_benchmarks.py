@@ -66,6 +66,56 @@ def test_likelihood_has_a_quick_look(tmp_path):
     assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
 
 
+def test_requested_digits_are_recognised(mnist_test):
+    results = result("conditional")
+    assert results["per_digit"] == 1000
+    runs = results["runs"]
+    means = {name: np.mean(run["recognised"]) for name, run in runs.items()}
+    assert means["2"] >= 0.99
+    assert means["4"] >= 0.97
+    # More latents say more, and the prior draws less of what was asked.
+    assert means["8"] < means["4"]
+    assert runs["8"]["elbo"] < runs["4"]["elbo"] < runs["2"]["elbo"]
+    table = (RESULTS / "conditional.md").read_text()
+    for name, run in runs.items():
+        sizes = {"num_classes": 10}
+        encoder = vae_keras.mlp_encoder((28, 28, 1), int(name), **sizes)
+        decoder = vae_keras.mlp_decoder(int(name), (28, 28, 1), **sizes)
+        parameters = [encoder.count_params(), decoder.count_params()]
+        assert run["parameters"] == parameters
+        assert f"| {name} latents | {run['elbo']:.1f} | " in table
+        assert f"| {means[name]:.1%} | {min(run['recognised']):.1%} " in table
+    # What the judge makes of real digits, derived again.
+    images, labels = mnist_test
+    judge = vae_keras.load_judge()
+    right = judge.predict(images, verbose=0).argmax(axis=1) == labels
+    expected = [right[labels == digit].mean() for digit in range(10)]
+    assert results["real"] == pytest.approx(expected)
+    assert f"| real test digits |  |  | {np.mean(expected):.1%} | " in table
+
+
+def test_conditional_has_a_quick_look(tmp_path):
+    before = {p: p.read_bytes() for p in RESULTS.iterdir()}
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "conditional.py",
+            *("--images", "1000", "--epochs", "1", "--per-digit", "3"),
+            *("--latents", "2", "--output", tmp_path),
+        ],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    (run,) = json.loads((tmp_path / "conditional.json").read_text())[
+        "runs"
+    ].values()
+    assert np.isfinite([run["training"], run["elbo"]]).all()
+    assert len(run["recognised"]) == 10
+    assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
+
+
 def test_spatial_models_are_those_of_the_package():
     """The parameters in the table, derived again."""
     results = result("spatial")

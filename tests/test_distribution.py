@@ -30,16 +30,30 @@ two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 one = tf.distribute.get_strategy()
 assert two.num_replicas_in_sync == 2
 images = np.load("images.npy")
+labels = np.arange(len(images)) % 10
 report = {}
 
 
-def new_vae(strategy, optimizer=None, **kwargs):
+def new_vae(strategy, optimizer=None, kind="usual", **kwargs):
     keras.utils.set_random_seed(0)
+    num_classes = 10 if kind == "conditional" else None
     with strategy.scope():
-        encoder = vae_keras.mlp_encoder((28, 28, 1), 2, (32,))
-        encoder.layers[2].kernel_regularizer = keras.regularizers.L2(0.1)
-        decoder = vae_keras.mlp_decoder(2, (28, 28, 1), (32,))
-        vae = vae_keras.VAE(encoder, decoder, seed=1)
+        encoder = vae_keras.mlp_encoder(
+            (28, 28, 1), 2, (32,), num_classes=num_classes
+        )
+        encoder.layers[-3].kernel_regularizer = keras.regularizers.L2(0.1)
+        decoder = vae_keras.mlp_decoder(
+            2, (28, 28, 1), (32,), num_classes=num_classes
+        )
+        if kind == "conditional":
+            vae = vae_keras.ConditionalVAE(encoder, decoder, 10, seed=1)
+        elif kind == "gaussian":
+            likelihood = vae_keras.Gaussian(1.0)
+            vae = vae_keras.VAE(
+                encoder, decoder, seed=1, likelihood=likelihood
+            )
+        else:
+            vae = vae_keras.VAE(encoder, decoder, seed=1)
         vae.compile(optimizer or keras.optimizers.SGD(1e-3), **kwargs)
     return vae
 
@@ -102,10 +116,12 @@ for name, fit_kwargs in {
         "y": np.zeros(129),
         "sample_weight": weight,
     },
+    "gaussian": {"x": images[:97]},
+    "conditional": {"x": images[:97], "y": labels[:97]},
 }.items():
     results = []
     for strategy in (one, two):
-        vae = new_vae(strategy, jit_compile=False)
+        vae = new_vae(strategy, kind=name, jit_compile=False)
         before = vae.get_weights()
         history = vae.fit(**fit_kwargs, shuffle=False, **run).history
         metrics = vae.evaluate(**fit_kwargs, **run)
@@ -172,6 +188,8 @@ def test_replicas_draw_noise_of_their_own(report):
         "odd_last_batch",
         "short_last_batch",
         "weighted",
+        "gaussian",
+        "conditional",
     ],
 )
 def test_two_replicas_step_as_one(report, name):

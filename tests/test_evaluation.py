@@ -131,6 +131,21 @@ def test_exact_posterior_gives_the_exact_value(
     np.testing.assert_allclose(nll, exact, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_samples", [1, 730])
+def test_the_gaussian_likelihood_is_that_of_the_linear_model(num_samples):
+    model, marginal = linear_vae(shift=0.3)
+    vae = vae_keras.VAE(
+        model.encoder, model.decoder, likelihood=vae_keras.Gaussian(SCALE)
+    )
+    images = random_images(1000)
+    exact = exact_nll(marginal, images)
+    nll = estimate(vae, images, num_samples, batch_size=250)
+    assert_means_agree(np.exp(exact - nll), 1)
+    # Another scale is another model.
+    vae.likelihood.log_scale.assign(math.log(2 * SCALE))
+    assert np.all(np.abs(estimate(vae, images, 30) - exact) > 0.1)
+
+
 def networks(kind):
     if kind == "convolutional":
         sizes = {"filters": 4, "depth": 1, "hidden_units": (8,)}
@@ -148,26 +163,45 @@ def networks(kind):
     return encoder, decoder
 
 
-def nll_on_a_grid(decoder, images, side=6.0, num=301):
+def log_sinhc(x):
+    """log(sinh(x) / x), by the plain formula."""
+    x = np.where(x == 0, 1e-5, x)
+    return np.log(np.sinh(x) / x)
+
+
+def nll_on_a_grid(decoder, images, likelihood, side=6.0, num=301):
     """−log ∫ p(x|z) p(z) dz over two latents, in float64."""
     axis, step = np.linspace(-side, side, num, retstep=True)
     z = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     logits = np.float64(decoder.predict(z, batch_size=10_000, verbose=0))
     logits = logits.reshape(len(z), -1)
     x = np.float64(images).reshape(len(images), -1)
-    log_joint = x @ logits.T - np.logaddexp(0, logits).sum(axis=1)
+    log_normalizer = np.logaddexp(0, logits)
+    if likelihood == "continuous_bernoulli":
+        log_normalizer = logits / 2 + log_sinhc(logits / 2)
+    log_joint = x @ logits.T - log_normalizer.sum(axis=1)
     log_joint += multivariate_normal(np.zeros(2)).logpdf(z)
     return -logsumexp(log_joint, axis=1) - 2 * np.log(step)
 
 
-@pytest.mark.parametrize("kind", ["float32", "mixed_bfloat16", "convolutional"])
-def test_likelihood_of_bernoulli_pixels_on_a_grid(kind):
+@pytest.mark.parametrize(
+    ("kind", "likelihood"),
+    [
+        ("float32", "bernoulli"),
+        ("mixed_bfloat16", "bernoulli"),
+        ("convolutional", "bernoulli"),
+        ("float32", "continuous_bernoulli"),
+    ],
+)
+def test_likelihood_of_bernoulli_pixels_on_a_grid(kind, likelihood):
     encoder, decoder = networks(kind)
-    vae = vae_keras.VAE(encoder, decoder)
-    images = np.round(random_images(30, (4, 4, 1)))
-    exact = nll_on_a_grid(decoder, images)
+    vae = vae_keras.VAE(encoder, decoder, likelihood=likelihood)
+    images = random_images(30, (4, 4, 1))
+    if likelihood == "bernoulli":
+        images = np.round(images)
+    exact = nll_on_a_grid(decoder, images, likelihood)
     # The model must see more in the images than sixteen coins would.
-    assert np.std(exact) > 0.5
+    assert np.std(exact) > (0.5 if likelihood == "bernoulli" else 0.1)
     nll = estimate(vae, images)
     assert_means_agree(np.exp(exact - nll), 1)
     assert np.mean(nll) == pytest.approx(np.mean(exact), abs=0.05)

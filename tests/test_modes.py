@@ -78,6 +78,26 @@ def test_batch_callbacks_see_every_third_step(small_vae, images, results, mode):
     assert results[mode][2] == [2, 5]
 
 
+@pytest.mark.parametrize("likelihood", ["continuous_bernoulli", "gaussian"])
+@pytest.mark.parametrize(
+    ("mode", "reference"),
+    [("eager, 3 steps", "graph"), ("xla, 3 steps", "xla")],
+)
+def test_modes_agree_for_each_likelihood(
+    small_vae, images, likelihood, mode, reference
+):
+    def new_vae(**kwargs):
+        return small_vae(likelihood=likelihood, **kwargs)
+
+    weights, history, _ = train(new_vae, images, mode)
+    expected_weights, expected_history, _ = train(new_vae, images, reference)
+    assert history["loss"][1] < history["loss"][0]
+    for a, b in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    for name, values in history.items():
+        np.testing.assert_allclose(values, expected_history[name], rtol=1e-5)
+
+
 def test_xla_agrees_with_the_noise_held_fixed(small_vae, images, monkeypatch):
     def call(self, inputs):
         z_mean, z_log_var = inputs
@@ -314,16 +334,19 @@ def policy(request):
 
 
 @pytest.mark.parametrize(
-    ("policy", "mode"),
+    ("policy", "mode", "likelihood"),
     [
-        ("mixed_bfloat16", "graph"),
-        ("mixed_float16", "graph"),
-        ("mixed_float16", "xla, 3 steps"),
+        ("mixed_bfloat16", "graph", "bernoulli"),
+        ("mixed_float16", "graph", "bernoulli"),
+        ("mixed_float16", "xla, 3 steps", "bernoulli"),
+        ("mixed_bfloat16", "xla, 3 steps", "continuous_bernoulli"),
+        ("mixed_float16", "graph", "gaussian"),
+        ("mixed_bfloat16", "xla, 3 steps", "gaussian"),
     ],
     indirect=["policy"],
 )
-def test_mixed_precision(small_vae, images, policy, mode):
-    vae = small_vae(seed=0)
+def test_mixed_precision(small_vae, images, policy, mode, likelihood):
+    vae = small_vae(seed=0, likelihood=likelihood)
     vae.compile("adam", **MODES[mode])
     is_scaled = isinstance(vae.optimizer, keras.optimizers.LossScaleOptimizer)
     assert is_scaled == (policy == "mixed_float16")
@@ -342,7 +365,7 @@ def test_mixed_precision(small_vae, images, policy, mode):
 
     # Close to the loss of the same weights in full precision.
     keras.config.set_dtype_policy("float32")
-    full = small_vae(seed=0)
+    full = small_vae(seed=0, likelihood=likelihood)
     full.set_weights(vae.get_weights())
     full.compile(jit_compile=False)
     vae.compile(jit_compile=False)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import statistics
 
 import keras
 
@@ -96,6 +97,19 @@ def test_likelihood_is_what_the_benchmark_measured():
         nll = f"{run['nll']:.2f} ± {run['standard_error']:.2f}"
         assert row[-2] == nll
         assert row[-1].startswith(f"{run['active_units']} ")
+
+
+def test_requested_digits_are_what_the_benchmark_measured():
+    path = ROOT / "benchmarks" / "results" / "conditional.json"
+    results = json.loads(path.read_text())
+    shares = [
+        f"{statistics.mean(run['recognised']):.1%} with {latent_dim}"
+        for latent_dim, run in results["runs"].items()
+    ]
+    shares[0] += " latents"
+    assert f"{shares[0]}, {shares[1]} and {shares[2]}," in README
+    real = f"{statistics.mean(results['real']):.1%}"
+    assert f"of the real test digits {real}." in README
 
 
 def test_judge_is_as_good_as_measured():

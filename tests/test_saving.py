@@ -17,6 +17,11 @@ import vae_keras
 ROOT = pathlib.Path(vae_keras.__file__).parents[1]
 PLAIN = {"jit_compile": False}
 FUSED = {"jit_compile": True, "steps_per_execution": 5}
+RUNS = {
+    "plain": (PLAIN, "bernoulli"),
+    "fused": (FUSED, "bernoulli"),
+    "gaussian": (PLAIN, "gaussian"),
+}
 
 
 def new_vae(**kwargs):
@@ -41,9 +46,11 @@ def binarized(images, initial_epoch=0):
     )
 
 
-def trained(images, epochs, compile_kwargs, **fit_kwargs):
+def trained(
+    images, epochs, compile_kwargs, likelihood="bernoulli", **fit_kwargs
+):
     keras.utils.set_random_seed(0)
-    vae = new_vae()
+    vae = new_vae(likelihood=likelihood)
     vae.compile("adam", **compile_kwargs)
     vae.fit(binarized(images), epochs=epochs, verbose=0, **fit_kwargs)
     return vae
@@ -92,7 +99,7 @@ def binarized(initial_epoch=0):
     )
 
 
-for name in ("plain", "fused"):
+for name in ("plain", "fused", "gaussian"):
     vae = keras.saving.load_model(f"{name}.keras")
     predicted = vae.predict(images, verbose=0)
     vae.fit(binarized(2), initial_epoch=2, epochs=4, verbose=0)
@@ -135,10 +142,12 @@ def run(mnist_test, tmp_path_factory):
     np.save(folder / "images.npy", images)
     trained(images, 0, PLAIN).save(folder / "start.keras")
     expected = {}
-    for name, compile_kwargs in {"plain": PLAIN, "fused": FUSED}.items():
+    for name, (compile_kwargs, likelihood) in RUNS.items():
         # Four epochs in one go, with a look at the model after two.
         halfway = Halfway(folder / f"{name}.keras", images)
-        vae = trained(images, 4, compile_kwargs, callbacks=[halfway])
+        vae = trained(
+            images, 4, compile_kwargs, likelihood, callbacks=[halfway]
+        )
         expected[name] = {"predicted": halfway.predicted, **weights_of(vae)}
     child = subprocess.run(
         [sys.executable, "-c", CHILD],
@@ -151,7 +160,7 @@ def run(mnist_test, tmp_path_factory):
     return folder, expected
 
 
-@pytest.mark.parametrize("name", ["plain", "fused"])
+@pytest.mark.parametrize("name", RUNS)
 def test_a_fresh_process_predicts_and_resumes_alike(run, name):
     folder, expected = run
     with np.load(folder / f"{name}.npz") as found:

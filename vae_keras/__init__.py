@@ -3,6 +3,7 @@
 from vae_keras.baselines import GAN, Autoencoder
 from vae_keras.callbacks import CollapseMonitor, KLWarmUp
 from vae_keras.checks import check_images
+from vae_keras.conditional import ConditionalVAE
 from vae_keras.data import image_dataset, images_from_folder, load_mnist
 from vae_keras.evaluation import (
     active_units,
@@ -11,6 +12,13 @@ from vae_keras.evaluation import (
 )
 from vae_keras.judge import digit_histogram, judge_features, load_judge
 from vae_keras.layers import Sampling
+from vae_keras.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Gaussian,
+    Likelihood,
+    bits_per_dimension,
+)
 from vae_keras.losses import bernoulli_nll, gaussian_kl
 from vae_keras.models import VAE
 from vae_keras.networks import (
@@ -47,14 +55,20 @@ __all__ = [
     "GAN",
     "VAE",
     "Autoencoder",
+    "Bernoulli",
     "CollapseMonitor",
+    "ConditionalVAE",
+    "ContinuousBernoulli",
+    "Gaussian",
     "KLWarmUp",
+    "Likelihood",
     "RowColumnGaussian",
     "SampleGrid",
     "Sampling",
     "SpatialVAE",
     "active_units",
     "bernoulli_nll",
+    "bits_per_dimension",
     "check_images",
     "conv_decoder",
     "conv_encoder",

@@ -80,6 +80,7 @@ class CollapseMonitor(keras.callbacks.Callback):
         images: held-out images in [0, 1], an array `(n, *image_shape)`. A
             few hundred will do; they are measured with the posterior mean
             and variance, without noise.
+        labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Attributes:
         kl_per_dimension: a list with one float64 array of the shape of a
@@ -88,7 +89,7 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: before the first step, if the model is not a `VAE`, or
-            the images are not what it takes, or fewer than two.
+            images or labels are not what it takes, or fewer than two.
 
     Example:
     >>> import vae_keras
@@ -108,21 +109,22 @@ class CollapseMonitor(keras.callbacks.Callback):
         Autoencoders", ICLR 2016, arXiv:1509.00519, section 5.1.
     """
 
-    def __init__(self, images):
+    def __init__(self, images, labels=None):
         super().__init__()
         self.images = images
+        self.labels = labels
         self.kl_per_dimension = []
 
     def on_train_begin(self, logs=None):
         _check_vae(self)
-        active_units(self.model, self.images)  # Says what is wrong, now.
+        self._measure(active_units)  # Says what is wrong, now.
         self.kl_per_dimension = []
         self._has_spoken = False
 
     def on_epoch_end(self, epoch, logs=None):
         try:
-            kl = kl_per_dimension(self.model, self.images)
-            num_active = active_units(self.model, self.images)
+            kl = self._measure(kl_per_dimension)
+            num_active = self._measure(active_units)
         except ValueError:  # The model gives NaN: others stop the training.
             return
         self.kl_per_dimension.append(kl)
@@ -137,6 +139,9 @@ class CollapseMonitor(keras.callbacks.Callback):
                 "nats); train again with `vae_keras.KLWarmUp`, a smaller "
                 "`beta` or a lower learning rate."
             )
+
+    def _measure(self, function):
+        return function(self.model, self.images, labels=self.labels)
 
 
 def _check_vae(callback: keras.callbacks.Callback) -> None:

@@ -139,38 +139,89 @@ def check_images(images, image_shape: Sequence[int] | None = None) -> None:
         )
 
 
-def checked_data(data, image_shape: Sequence[int]):
-    """Looks at the images in what a user passes to `fit`.
+def check_labels(labels, num_classes: int, num_images: int | None) -> None:
+    """Raises an error unless labels are classes, one for each image.
+
+    Args:
+        labels: an array, a tensor or a list.
+        num_classes: labels are integers from 0 to `num_classes - 1`.
+        num_images: how many images they belong to, if that is known.
+
+    Raises:
+        ValueError: that says what was expected, what was received and
+            what to do.
+    """
+    is_missing = labels is None
+    labels = np.asarray(labels)
+    if is_missing:
+        received, remedy = (
+            "no labels",
+            (
+                "Pass them beside the images: `fit(images, labels)`, "
+                "`image_dataset(images, batch_size, labels)`."
+            ),
+        )
+    elif labels.ndim != 1 or num_images not in (None, len(labels)):
+        count = "" if num_images is None else f" for {num_images} image(s)"
+        received, remedy = (
+            f"shape {labels.shape}{count}",
+            (
+                "Give each image one integer, as from `labels.ravel()` or "
+                "`one_hot.argmax(axis=-1)`."
+            ),
+        )
+    elif labels.dtype.kind not in "iu":
+        received = f"dtype {labels.dtype}"
+        remedy = "Number the classes 0, 1, 2, …, as integers."
+    elif np.any((labels < 0) | (labels >= num_classes)):
+        received = f"values from {labels.min()} to {labels.max()}"
+        remedy = "Renumber the classes, or build for more `num_classes`."
+    else:
+        return
+    raise ValueError(
+        "Expected labels of shape (batch,), integers from 0 to "
+        f"{num_classes - 1}. Received: {received}. {remedy}"
+    )
+
+
+def checked_data(
+    data, image_shape: Sequence[int], num_classes: int | None = None
+):
+    """Looks at the images in what a user passes to `fit`, and at labels.
 
     Arrays are checked whole, datasets and generators on their first batch.
 
     Args:
         data: images, `(images, …)`, or a dataset or generator of batches.
         image_shape: the shape of one image.
+        num_classes: what the labels of a conditional model are to be of;
+            `None` leaves them alone.
 
     Returns:
         The same data. For a generator, which can be read only once, a new
         one that still begins with the batch that was looked at.
 
     Raises:
-        ValueError: as `check_images`.
+        ValueError: as `check_images` and `check_labels`.
     """
     if isinstance(data, tf.distribute.DistributedDataset):
         return data  # Its batches lie on other devices already.
     if hasattr(data, "__next__"):
         first = next(data, None)
-        _check_batch(first, image_shape)
+        _check_batch(first, image_shape, num_classes)
         return _rejoined(first, data)
     if isinstance(data, tf.data.Dataset):
         shape = getattr(data, "image_shape_checked", None)
         if shape != tuple(image_shape):
-            _check_batch(next(iter(data), None), image_shape)
+            _check_batch(next(iter(data), None), image_shape, num_classes)
+        elif num_classes is not None:
+            check_labels(data.labels_to_check, num_classes, None)
     elif isinstance(data, keras.utils.PyDataset):
-        _check_batch(data[0], image_shape)
+        _check_batch(data[0], image_shape, num_classes)
     elif _is_loader(data):
-        _check_batch(next(iter(data), None), image_shape)
+        _check_batch(next(iter(data), None), image_shape, num_classes)
     else:
-        _check_batch(data, image_shape)
+        _check_batch(data, image_shape, num_classes)
     return data
 
 
@@ -180,15 +231,18 @@ def _is_loader(data) -> bool:
     return hasattr(data, "__iter__") and not is_array
 
 
-def _check_batch(batch, image_shape) -> None:
+def _check_batch(batch, image_shape, num_classes) -> None:
     if batch is None:
         raise ValueError(
             "Expected a dataset of image batches. Received: an empty one. "
             "Check the files or the filter that it is made from."
         )
+    images, labels = batch, None
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
-        batch, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    check_images(batch, image_shape)
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    check_images(images, image_shape)
+    if num_classes is not None:
+        check_labels(labels, num_classes, len(images))
 
 
 def _rejoined(first, rest):

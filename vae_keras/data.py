@@ -219,8 +219,10 @@ def image_dataset(
         tf.data.experimental.AutoShardPolicy.DATA
     )
     dataset = dataset.with_options(options)
-    # `checked_data` need not look at these images again.
+    # `checked_data` need not look at these images again, and can see all
+    # labels without taking a batch.
     dataset.image_shape_checked = images.shape[1:]
+    dataset.labels_to_check = labels
     return dataset
 
 

@@ -40,6 +40,7 @@ def importance_weighted_nll(
     images,
     num_samples: int = 5000,
     *,
+    labels=None,
     batch_size: int | None = None,
     seed: int = 0,
     verbose: bool = True,
@@ -53,7 +54,8 @@ def importance_weighted_nll(
 
     On average this lies above −log p(x). For K = 1 that average is −ELBO,
     whatever β the model was trained with; as K grows it falls towards
-    −log p(x). p(x|z) is what `vae.negative_log_likelihood` says.
+    −log p(x). p(x|z) is what `vae.negative_log_likelihood` says. In a
+    `ConditionalVAE` all this is given the labels, and bounds −log p(x|y).
     The sum is taken over a block of samples at a time, so that memory
     depends neither on `num_samples` nor on the number of images.
 
@@ -62,6 +64,7 @@ def importance_weighted_nll(
         images: held-out images in [0, 1], an array `(n, *image_shape)`;
             binarised if the model was trained on binarised images.
         num_samples: K, the number of samples per image.
+        labels: of a `ConditionalVAE`, integers `(n,)`.
         batch_size: how many images are worked on at a time, with 500
             samples of each: an array of them takes batch_size · 500 ·
             pixels · 4 bytes, and some are needed at once. By default as
@@ -76,8 +79,8 @@ def importance_weighted_nll(
         `per_image`, in nats per image.
 
     Raises:
-        ValueError: if the images are not what the model takes, if a number
-            is not a positive integer, or if the model gives NaN.
+        ValueError: if images or labels are not what the model takes, if a
+            number is not a positive integer, or if the model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -97,6 +100,7 @@ def importance_weighted_nll(
     from tqdm import tqdm
 
     check_images(images, vae.image_shape)
+    vae.given(images, labels)  # Says now what is wrong with labels.
     num_samples = positive_integer("num_samples", num_samples)
     if batch_size is None:
         num_pixels = math.prod(vae.image_shape)
@@ -113,7 +117,7 @@ def importance_weighted_nll(
 
     # Not with XLA, which cannot compile every layer and gains little here.
     @tf.function(jit_compile=False)
-    def log_sum_of_weights(x, z_mean, z_log_var, epsilon):
+    def log_sum_of_weights(x, y, z_mean, z_log_var, epsilon):
         size = epsilon.shape[1]
         z_mean, z_log_var = z_mean[:, tf.newaxis], z_log_var[:, tf.newaxis]
         z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
@@ -121,7 +125,9 @@ def importance_weighted_nll(
         log_ratio = tf.reduce_sum(
             0.5 * (tf.square(epsilon) + z_log_var - tf.square(z)), latent_axes
         )  # (batch, size)
-        logits = vae.decoder(tf.reshape(z, (-1, *latent_shape)), training=False)
+        z = tf.reshape(z, (-1, *latent_shape))
+        labels = [tf.repeat(label, size) for label in y]
+        logits = vae.decoder(vae.given(z, *labels), training=False)
         repeated = tf.broadcast_to(
             x[:, tf.newaxis], (len(x), size, *vae.image_shape)
         )
@@ -151,7 +157,9 @@ def importance_weighted_nll(
         for start in range(0, len(images), batch_size):
             x = tf.cast(images[start : start + batch_size], tf.float32)
             batch = slice(start, start + len(x))
-            z_mean, z_log_var = vae.encode(x)
+            # No label at all, or one array of them.
+            y = [tf.constant(labels[batch])] if vae.num_classes else []
+            z_mean, z_log_var = vae.encode(x, *y)
             _check_finite(z_mean, z_log_var)
             log_sum = np.full(len(x), -np.inf)
             for block, done in enumerate(range(0, num_samples, BLOCK_SIZE)):
@@ -159,7 +167,9 @@ def importance_weighted_nll(
                 epsilon = noise(
                     tf.range(batch.start, batch.stop), tf.constant(block)
                 )[:, : num_samples - done]
-                log_weights = log_sum_of_weights(x, z_mean, z_log_var, epsilon)
+                log_weights = log_sum_of_weights(
+                    x, y, z_mean, z_log_var, epsilon
+                )
                 _check_finite(log_weights)
                 log_sum = np.logaddexp(log_sum, log_weights)
             per_image[batch] = np.log(num_samples) - log_sum
@@ -179,7 +189,7 @@ def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def active_units(vae, images, threshold: float = 0.01) -> int:
+def active_units(vae, images, threshold: float = 0.01, *, labels=None) -> int:
     """Counts the latent dimensions that the model uses.
 
     A dimension is active if its posterior mean varies with the image:
@@ -190,13 +200,14 @@ def active_units(vae, images, threshold: float = 0.01) -> int:
         vae: a `VAE`.
         images: images in [0, 1], an array `(n, *image_shape)`.
         threshold: the least variance; 0.01 is that of the paper.
+        labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
         The number of active dimensions, of all in a latent.
 
     Raises:
-        ValueError: if the images are not what the model takes, or fewer
-            than two, or if the model gives NaN.
+        ValueError: if images or labels are not what the model takes, if
+            there are fewer than two, or if the model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -212,7 +223,7 @@ def active_units(vae, images, threshold: float = 0.01) -> int:
         Burda, Grosse and Salakhutdinov, "Importance Weighted
         Autoencoders", ICLR 2016, arXiv:1509.00519, section 5.1.
     """
-    z_mean, _ = _posteriors(vae, images)
+    z_mean, _ = _posteriors(vae, images, labels)
     if len(z_mean) < 2:
         raise ValueError(
             "Expected two images or more: units are active when they vary "
@@ -221,12 +232,13 @@ def active_units(vae, images, threshold: float = 0.01) -> int:
     return int(np.sum(z_mean.var(axis=0) > threshold))
 
 
-def kl_per_dimension(vae, images) -> np.ndarray:
+def kl_per_dimension(vae, images, *, labels=None) -> np.ndarray:
     """Measures how many nats each latent dimension carries.
 
     Args:
         vae: a `VAE`.
         images: images in [0, 1], an array `(n, *image_shape)`.
+        labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
         float64 of the shape of one latent: KL(q(z|x) ‖ p(z)) of each
@@ -235,8 +247,8 @@ def kl_per_dimension(vae, images) -> np.ndarray:
         nearly 0.
 
     Raises:
-        ValueError: if the images are not what the model takes, or if the
-            model gives NaN.
+        ValueError: if images or labels are not what the model takes, or if
+            the model gives NaN.
 
     Example:
     >>> import vae_keras
@@ -252,15 +264,17 @@ def kl_per_dimension(vae, images) -> np.ndarray:
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
         arXiv:1312.6114, appendix B.
     """
-    z_mean, z_log_var = _posteriors(vae, images)
+    z_mean, z_log_var = _posteriors(vae, images, labels)
     kl = 0.5 * (np.square(z_mean) + np.expm1(z_log_var) - z_log_var)
     return kl.mean(axis=0)
 
 
-def _posteriors(vae, images) -> tuple[np.ndarray, np.ndarray]:
+def _posteriors(vae, images, labels) -> tuple[np.ndarray, np.ndarray]:
     """The mean and log-variance of q(z|x) for each image, float64."""
     check_images(images, vae.image_shape)
-    z_mean, z_log_var = vae.encoder.predict(images, batch_size=500, verbose=0)
+    z_mean, z_log_var = vae.encoder.predict(
+        vae.given(images, labels), batch_size=500, verbose=0
+    )
     _check_finite(z_mean, z_log_var)
     return np.float64(z_mean), np.float64(z_log_var)
 

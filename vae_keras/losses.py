@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 
-def _sum_per_example(values: keras.KerasTensor) -> keras.KerasTensor:
+def sum_per_example(values: keras.KerasTensor) -> keras.KerasTensor:
     """Sums over every axis but the first: `(batch, …)` to `(batch,)`."""
     return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
@@ -44,7 +44,7 @@ def bernoulli_nll(
         arXiv:1312.6114, appendix C.1.
     """
     x, logits = ops.cast(x, "float32"), ops.cast(logits, "float32")
-    return _sum_per_example(ops.softplus(logits) - x * logits)
+    return sum_per_example(ops.softplus(logits) - x * logits)
 
 
 def gaussian_kl(
@@ -76,6 +76,6 @@ def gaussian_kl(
     z_mean = ops.cast(z_mean, "float32")
     z_log_var = ops.cast(z_log_var, "float32")
     # exp(t) − 1 − t as expm1(t) − t: less cancellation where σ is near 1.
-    return 0.5 * _sum_per_example(
+    return 0.5 * sum_per_example(
         ops.square(z_mean) + ops.expm1(z_log_var) - z_log_var
     )

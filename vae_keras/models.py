@@ -4,16 +4,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.losses import bernoulli_nll, gaussian_kl
+from vae_keras.likelihoods import Likelihood, get_likelihood
+from vae_keras.losses import gaussian_kl
 from vae_keras.shapes import matching_shapes
 from vae_keras.training import ImageModel, weighted
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 class VAE(ImageModel):
-    """A variational autoencoder with Gaussian latents and Bernoulli pixels.
+    """A variational autoencoder with Gaussian latents.
 
-    The prior p(z) is N(0, I), the posterior q(z|x) a diagonal Gaussian.
+    The prior p(z) is N(0, I), the posterior q(z|x) a diagonal Gaussian, and
+    pixels are Bernoulli, unless another likelihood p(x|z) is asked for.
     Training minimises the negative ELBO, with its KL term weighted by β:
 
         −ELBO = E_q(z|x)[−log p(x|z)] + KL(q(z|x) ‖ p(z))
@@ -25,12 +27,15 @@ class VAE(ImageModel):
     Args:
         encoder: a Keras model, images `(batch, *image_shape)` to
             `[z_mean, z_log_var]`, two tensors of one shape.
-        decoder: a Keras model, latents of that shape to logits
-            `(batch, *image_shape)`.
+        decoder: a Keras model, latents of that shape to the likelihood's
+            parameters, such as logits `(batch, *image_shape)`.
         beta: the weight of the KL term. 1 gives the ELBO. The weight in
             force is the variable `vae.beta`, which a callback may change
             during training; `val_loss` always uses the value given here.
         seed: int or `None`, the seed of the noise, as in `Sampling`.
+        likelihood: p(x|z): `"bernoulli"`, `"continuous_bernoulli"` for grey
+            pixels, `"gaussian"` for colour and natural images, or a
+            `Likelihood`, such as `vae_keras.Gaussian(initial_scale=0.3)`.
         **kwargs: keyword arguments of `keras.Model`.
 
     `fit`, `evaluate` and `predict` take images alone or `(images, labels)`
@@ -42,7 +47,7 @@ class VAE(ImageModel):
 
     Raises:
         ValueError: if the shapes of encoder, decoder and images do not
-            fit together.
+            fit together, or if `beta` or `likelihood` is unknown.
 
     Example:
     >>> import vae_keras
@@ -62,8 +67,8 @@ class VAE(ImageModel):
     network_names = ("encoder", "decoder")
     loss_in_words = "its own loss (reconstruction + beta * KL)"
     way_to_another_loss = (
-        "give `beta` to the constructor, use `vae.beta.assign(…)`, or "
-        "override `negative_log_likelihood`"
+        "give `beta` or `likelihood` to the constructor, use "
+        "`vae.beta.assign(…)`, or override `negative_log_likelihood`"
     )
 
     def __init__(
@@ -72,6 +77,7 @@ class VAE(ImageModel):
         decoder: keras.Model,
         beta: float = 1.0,
         seed: int | None = None,
+        likelihood: str | Likelihood = "bernoulli",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -86,7 +92,13 @@ class VAE(ImageModel):
         self.decoder = decoder
         self.target_beta = float(beta)
         self.seed = seed
-        self.image_shape, self.latent_shape = matching_shapes(encoder, decoder)
+        self.likelihood = get_likelihood(likelihood)
+        self.image_shape, self.latent_shape = matching_shapes(
+            encoder,
+            decoder,
+            to_means=self.likelihood,
+            num_classes=self.num_classes,
+        )
 
         # === Layers and variables ===
         self._add_noise(seed)
@@ -126,6 +138,21 @@ class VAE(ImageModel):
         z_mean, _ = self.encoder(x, training=training)
         return self._pixel_means(z_mean, training)
 
+    def given(self, inputs, labels=None):
+        """Returns what encoder or decoder take: here `inputs` alone.
+
+        Args:
+            inputs: images or latents.
+            labels: ignored; a `ConditionalVAE` joins them to the inputs.
+
+        Returns:
+            `inputs`.
+        """
+        return inputs
+
+    def _pixel_means(self, z, training) -> tf.Tensor:
+        return self.likelihood.mean(self.decoder(z, training=training))
+
     # === Training ===
 
     def negative_log_likelihood(self, x, logits) -> tf.Tensor:
@@ -133,12 +160,12 @@ class VAE(ImageModel):
 
         Args:
             x: images in [0, 1], `(batch, *image_shape)`.
-            logits: what the decoder makes of z, of the same shape.
+            logits: what the decoder makes of z, the parameters of p(x|z).
 
         Returns:
             float32 `(batch,)`: nats per image.
         """
-        return bernoulli_nll(x, logits)
+        return self.likelihood.nll(x, logits)
 
     def elbo_terms(self, data, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the two terms of −ELBO for each example of a batch.
@@ -152,11 +179,13 @@ class VAE(ImageModel):
             `(reconstruction_loss, kl_loss)`, each float32 `(batch,)` in
             nats, times the sample weight where there is one.
         """
-        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         sampling = self.sampling if training else self.validation_sampling
-        z_mean, z_log_var = self.encoder(x, training=training)
+        z_mean, z_log_var = self.encoder(
+            self.given(x, labels), training=training
+        )
         z = sampling((z_mean, z_log_var))
-        logits = self.decoder(z, training=training)
+        logits = self.decoder(self.given(z, labels), training=training)
         reconstruction_loss = self.negative_log_likelihood(x, logits)
         terms = reconstruction_loss, gaussian_kl(z_mean, z_log_var)
         return tuple(weighted(term, sample_weight) for term in terms)
@@ -191,5 +220,10 @@ class VAE(ImageModel):
     # === Saving ===
 
     def get_config(self) -> dict:
-        own = {"beta": self.target_beta, "seed": self.seed}
-        return {**super().get_config(), **own}
+        likelihood = keras.saving.serialize_keras_object(self.likelihood)
+        return {
+            **super().get_config(),
+            "beta": self.target_beta,
+            "seed": self.seed,
+            "likelihood": likelihood,
+        }

@@ -21,6 +21,7 @@ def mlp_encoder(
     image_shape: Sequence[int],
     latent_dim: int,
     hidden_units: Sequence[int] = (512, 512),
+    num_classes: int | None = None,
 ) -> keras.Model:
     """Builds an encoder of dense layers: images to `[z_mean, z_log_var]`.
 
@@ -29,6 +30,8 @@ def mlp_encoder(
         latent_dim: the number of latent dimensions.
         hidden_units: the width of each hidden layer, first to last. The
             default is the article's 784-512-512 network.
+        num_classes: for a `ConditionalVAE`: the network then has a second
+            input, one-hot labels `(batch, num_classes)`.
 
     Returns:
         A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
@@ -50,16 +53,19 @@ def mlp_encoder(
     image_shape = positive_integers("image_shape", image_shape)
     latent_dim = positive_integer("latent_dim", latent_dim)
     images = keras.Input(image_shape, name="images")
-    h = keras.layers.Flatten()(images)
+    inputs, h = _with_labels(
+        images, keras.layers.Flatten()(images), num_classes
+    )
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
-    return keras.Model(images, posterior(h, latent_dim, "z_"), name="encoder")
+    return keras.Model(inputs, posterior(h, latent_dim, "z_"), name="encoder")
 
 
 def mlp_decoder(
     latent_dim: int,
     image_shape: Sequence[int],
     hidden_units: Sequence[int] = (512, 512),
+    num_classes: int | None = None,
 ) -> keras.Model:
     """Builds a decoder of dense layers: latents z to logits.
 
@@ -67,6 +73,8 @@ def mlp_decoder(
         latent_dim: the number of latent dimensions.
         image_shape: `(height, width, channels)` of the images.
         hidden_units: the width of each hidden layer, first to last.
+        num_classes: for a `ConditionalVAE`: the network then has a second
+            input, one-hot labels `(batch, num_classes)`.
 
     Returns:
         A `keras.Model` from `(batch, latent_dim)` to float32 logits of
@@ -89,14 +97,14 @@ def mlp_decoder(
     latent_dim = positive_integer("latent_dim", latent_dim)
     image_shape = positive_integers("image_shape", image_shape)
     z = keras.Input((latent_dim,), name="z")
-    h = z
+    inputs, h = _with_labels(z, z, num_classes)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="relu")(h)
     h = keras.layers.Dense(math.prod(image_shape), dtype="float32")(h)
     logits = keras.layers.Reshape(image_shape, dtype="float32", name="logits")(
         h
     )
-    return keras.Model(z, logits, name="decoder")
+    return keras.Model(inputs, logits, name="decoder")
 
 
 def conv_encoder(
@@ -106,6 +114,7 @@ def conv_encoder(
     depth: int = 2,
     num_blocks: int = 1,
     hidden_units: Sequence[int] = (512,),
+    num_classes: int | None = None,
 ) -> keras.Model:
     """Builds a convolutional encoder: images to `[z_mean, z_log_var]`.
 
@@ -125,6 +134,8 @@ def conv_encoder(
             in one step: 2 for digits, 3 or 4 for larger images.
         num_blocks: the residual blocks on each map.
         hidden_units: the width of each dense layer, first to last.
+        num_classes: for a `ConditionalVAE`: the network then has a second
+            input, one-hot labels `(batch, num_classes)`.
 
     Returns:
         A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
@@ -148,9 +159,10 @@ def conv_encoder(
     layout = Layout(image_shape, filters, depth, num_blocks)
     images = keras.Input(layout.image_shape, name="images")
     h = keras.layers.Flatten()(image_to_map(images, layout))
+    inputs, h = _with_labels(images, h, num_classes)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
-    return keras.Model(images, posterior(h, latent_dim, "z_"), name="encoder")
+    return keras.Model(inputs, posterior(h, latent_dim, "z_"), name="encoder")
 
 
 def conv_decoder(
@@ -160,6 +172,7 @@ def conv_decoder(
     depth: int = 2,
     num_blocks: int = 1,
     hidden_units: Sequence[int] = (512,),
+    num_classes: int | None = None,
 ) -> keras.Model:
     """Builds a convolutional decoder: latents z to logits.
 
@@ -180,6 +193,8 @@ def conv_decoder(
             in one step.
         num_blocks: the residual blocks on each map.
         hidden_units: the width of each dense layer, first to last.
+        num_classes: for a `ConditionalVAE`: the network then has a second
+            input, one-hot labels `(batch, num_classes)`.
 
     Returns:
         A `keras.Model` from `(batch, latent_dim)` to float32 logits of
@@ -202,12 +217,21 @@ def conv_decoder(
     latent_dim = positive_integer("latent_dim", latent_dim)
     layout = Layout(image_shape, filters, depth, num_blocks)
     z = keras.Input((latent_dim,), name="z")
-    h = z
+    inputs, h = _with_labels(z, z, num_classes)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
     h = keras.layers.Dense(math.prod(layout.map_shape))(h)
     h = keras.layers.Reshape(layout.map_shape)(h)
-    return keras.Model(z, map_to_logits(h, layout), name="decoder")
+    return keras.Model(inputs, map_to_logits(h, layout), name="decoder")
+
+
+def _with_labels(inputs, h, num_classes: int | None) -> tuple:
+    """The inputs of a network, and its features h: with labels, if any."""
+    if num_classes is None:
+        return inputs, h
+    num_classes = positive_integer("num_classes", num_classes)
+    labels = keras.Input((num_classes,), name="labels")
+    return [inputs, labels], keras.layers.Concatenate()([h, labels])
 
 
 def posterior(h, size: int, prefix: str) -> list:

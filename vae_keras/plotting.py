@@ -74,12 +74,13 @@ def plot_images(
     return figure
 
 
-def plot_reconstructions(vae: "VAE", images) -> "Figure":
+def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
     """Draws images above their reconstructions through the posterior mean.
 
     Args:
         vae: a model whose `predict` gives pixel means in [0, 1].
         images: floats in [0, 1], `(n, height, width, channels)`.
+        labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
         A matplotlib `Figure`: images in the first row, `vae.predict` of
@@ -89,7 +90,11 @@ def plot_reconstructions(vae: "VAE", images) -> "Figure":
         ValueError: if the images are not of that shape.
     """
     images = as_images(images)
-    reconstructions = vae.predict(images, batch_size=len(images), verbose=0)
+    reconstructions = vae.predict(
+        images if labels is None else (images, np.asarray(labels)),
+        batch_size=len(images),
+        verbose=0,
+    )
     figure = plot_images(
         np.concatenate([images, reconstructions]), columns=len(images)
     )
@@ -112,7 +117,8 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
     Args:
         vae: a `VAE`, or an `Autoencoder`, whose codes are drawn.
         images: floats in [0, 1], `(n, height, width, channels)`.
-        labels: optional integers `(n,)`, drawn as colours.
+        labels: optional integers `(n,)`, drawn as colours; a
+            `ConditionalVAE` needs them to encode.
 
     Returns:
         A matplotlib `Figure`. The dashed circles hold 50 % and 95 % of the
@@ -129,7 +135,9 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
             "the same split."
         )
     images = as_images(images)
-    outputs = vae.encoder.predict(images, batch_size=1000, verbose=0)
+    outputs = vae.encoder.predict(
+        vae.given(images, labels), batch_size=1000, verbose=0
+    )
     z_mean = keras.tree.flatten(outputs)[0].reshape(len(images), -1)
     if min(z_mean.shape) < 2:
         raise ValueError(
@@ -316,7 +324,8 @@ def mosaic_of(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
 
 def _draw(axes, mosaic: np.ndarray) -> None:
     if mosaic.shape[2] == 3:
-        mosaic = np.nan_to_num(mosaic, nan=1.0)
+        # The means of Gaussian pixels may leave [0, 1].
+        mosaic = np.nan_to_num(mosaic, nan=1.0).clip(0, 1)
     axes.imshow(
         mosaic.squeeze(axis=2) if mosaic.shape[2] == 1 else mosaic,
         cmap="gray",

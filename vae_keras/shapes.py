@@ -4,7 +4,11 @@ import keras
 
 
 def matching_shapes(
-    encoder, decoder, is_posterior: bool = True
+    encoder,
+    decoder,
+    is_posterior: bool = True,
+    to_means=None,
+    num_classes: int | None = None,
 ) -> tuple[tuple, tuple]:
     """Returns the shapes of an image and of a latent, or says what differs.
 
@@ -13,6 +17,10 @@ def matching_shapes(
         decoder: a Keras model from latents to logits.
         is_posterior: whether the encoder has to return two tensors, z_mean
             and z_log_var. If not, its first output is the latent.
+        to_means: a layer from the decoder's outputs to pixel means; `None`
+            where they have the same shape.
+        num_classes: the width of the one-hot labels that both networks take
+            as their second input, if they do.
 
     Returns:
         `(image_shape, latent_shape)`, without the batch.
@@ -20,8 +28,8 @@ def matching_shapes(
     Raises:
         ValueError: if the networks do not fit together.
     """
-    image_shape = _input_shape(encoder)
-    outputs = encoder(keras.KerasTensor((None, *image_shape)))
+    image_shape = _input_shape(encoder, num_classes)
+    outputs = encoder(_inputs(image_shape, num_classes))
     shapes = _shapes(outputs)
     is_pair = isinstance(outputs, (list, tuple)) and len(shapes) == 2
     if is_posterior and not (is_pair and shapes[0] == shapes[1]):
@@ -30,7 +38,9 @@ def matching_shapes(
             f"of one shape. Received: tensors of shapes {shapes}. Give it "
             "one output layer for each of the two."
         )
-    _check_decoder(decoder, shapes[0], image_shape, "encoder")
+    _check_decoder(
+        decoder, shapes[0], image_shape, "encoder", to_means, num_classes
+    )
     return image_shape, shapes[0]
 
 
@@ -61,7 +71,9 @@ def matching_shapes_of_gan(decoder, discriminator) -> tuple[tuple, tuple]:
     return image_shape, latent_shape
 
 
-def _check_decoder(decoder, latent_shape, image_shape, reader: str) -> None:
+def _check_decoder(
+    decoder, latent_shape, image_shape, reader, to_means=None, num_classes=None
+) -> None:
     """Raises an error unless latents become what `reader` takes as images."""
     if None in image_shape or None in latent_shape:
         raise ValueError(
@@ -70,14 +82,16 @@ def _check_decoder(decoder, latent_shape, image_shape, reader: str) -> None:
             "the networks' `keras.Input`."
         )
     try:
-        logits = decoder(keras.KerasTensor((None, *latent_shape)))
-        decoded_shape = tuple(logits.shape[1:])
+        outputs = decoder(_inputs(latent_shape, num_classes))
     except ValueError as error:
         raise ValueError(
             "Expected `decoder` to take the latents that `encoder` gives, "
             f"shape {latent_shape}. Received: a decoder that takes shape "
-            f"{_input_shape(decoder)}. Use the same `latent_dim` for both."
+            f"{_input_shape(decoder, num_classes)}. Use the same "
+            "`latent_dim` for both."
         ) from error
+    means = outputs if to_means is None else to_means(outputs)
+    decoded_shape = tuple(means.shape[1:])
     if decoded_shape != image_shape:
         raise ValueError(
             "Expected `decoder` to return logits of the shape of the images "
@@ -91,8 +105,16 @@ def _shapes(outputs) -> list[tuple]:
     return [tuple(output.shape[1:]) for output in keras.tree.flatten(outputs)]
 
 
-def _input_shape(network) -> tuple:
-    """The input shape of a Keras model of any kind, without the batch."""
+def _inputs(shape, num_classes):
+    """A symbolic batch of this shape, and one-hot labels if there are any."""
+    batch = keras.KerasTensor((None, *shape))
+    if num_classes is None:
+        return batch
+    return [batch, keras.KerasTensor((None, num_classes))]
+
+
+def _input_shape(network, num_classes=None) -> tuple:
+    """The shape of a network's images or latents, without the batch."""
     shape = getattr(network, "input_shape", None)
     if shape is None:
         shape = (network.get_build_config() or {}).get("input_shape")
@@ -102,4 +124,17 @@ def _input_shape(network) -> tuple:
             f"{network.name!r}, which is not built. Call it once on a batch "
             "first, or use `network.build((None, …))`."
         )
-    return tuple(shape[1:])
+    is_single = shape[0] is None or isinstance(shape[0], int)
+    shapes = [tuple(s[1:]) for s in ([shape] if is_single else shape)]
+    labels = [] if num_classes is None else [(num_classes,)]
+    if shapes[1:] != labels:
+        expected = "one input, images or latents"
+        remedy = "For networks that take labels, use `ConditionalVAE`."
+        if labels:
+            expected += f", and a second, one-hot labels {labels[0]}"
+            remedy = f"Build it with `num_classes={num_classes}`."
+        raise ValueError(
+            f"Expected {network.name!r} to take {expected}. Received: a "
+            f"network of inputs of shapes {shapes}. {remedy}"
+        )
+    return shapes[0]

@@ -213,7 +213,8 @@ class SpatialVAE(VAE):
             not, each place has a mean and a variance of its own.
         beta: the weight of the KL term, as in `VAE`.
         seed: int or `None`, the seed of the noise, as in `VAE`.
-        **kwargs: keyword arguments of `keras.Model`.
+        **kwargs: `likelihood`, as in `VAE`, and keyword arguments of
+            `keras.Model`.
 
     Raises:
         ValueError: if a size is not a positive integer, or if the images

@@ -22,6 +22,8 @@ class ImageModel(ExactlySaved):
     `metrics`, `train_step` and `test_step`.
     """
 
+    # In conditional models, how many classes their labels come from.
+    num_classes = None
     # What `compile` says about the loss, and about how to change it.
     loss_in_words = "its own loss"
     way_to_another_loss = "override `train_step` and `test_step`"
@@ -45,7 +47,8 @@ class ImageModel(ExactlySaved):
             z: latents, `(batch, *latent_shape)`.
 
         Returns:
-            float32 pixel means in [0, 1], `(batch, *image_shape)`.
+            float32 pixel means, `(batch, *image_shape)`: in [0, 1], unless
+            a VAE's likelihood has others, as the Gaussian.
         """
         return self._pixel_means(z, training=False)
 
@@ -57,7 +60,7 @@ class ImageModel(ExactlySaved):
             seed: int, to get the same images again; `None` draws new ones.
 
         Returns:
-            float32 pixel means in [0, 1], `(num_images, *image_shape)`.
+            float32 pixel means, `(num_images, *image_shape)`, as `decode`.
         """
         if num_images != 0:
             num_images = positive_integer("num_images", num_images)
@@ -154,12 +157,13 @@ class ImageModel(ExactlySaved):
         Raises:
             ValueError: before the first step, if the images (all of an
                 array, the first batch of anything else) are not floats in
-                [0, 1] of the model's `image_shape`.
+                [0, 1] of the model's `image_shape`, or the labels not
+                those that a conditional model needs.
         """
         x, args, kwargs = self._checked_data(x, args, kwargs)
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = checked_data(
-                kwargs["validation_data"], self.image_shape
+                kwargs["validation_data"], self.image_shape, self.num_classes
             )
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             # Keras warns when it is asked to shuffle one, its own default.
@@ -174,14 +178,19 @@ class ImageModel(ExactlySaved):
         return super().evaluate(x, *args, **kwargs)
 
     def _checked_data(self, x, args, kwargs):
-        """Checks the images, and takes apart a tuple `(x, y, …)` of arrays."""
+        """Checks the data, and takes apart a tuple `(x, y, …)` of arrays."""
         if isinstance(x, tuple) and (not args or args[0] is None):
             args = args[1:]
             if args:  # Keras's second argument by position: batch_size
                 kwargs, args = {"batch_size": args[0], **kwargs}, args[1:]
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(x)
             kwargs = {"y": y, "sample_weight": sample_weight, **kwargs}
-        return checked_data(x, self.image_shape), args, kwargs
+        y = kwargs.get("y", args[0] if args else None)
+        if self.num_classes is not None and y is not None:
+            checked_data((x, y), self.image_shape, self.num_classes)
+        else:
+            x = checked_data(x, self.image_shape, self.num_classes)
+        return x, args, kwargs
 
     def _penalty(self) -> tf.Tensor:
         """The sum of the networks' own losses: regularisers, `add_loss`."""
