@@ -33,9 +33,9 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     for folder in ("notebooks", "figures", "artifacts"):
         (target / folder).mkdir(parents=True)
-    # What a notebook quotes from the benchmarks.
-    results = pathlib.Path("benchmarks") / "results"
-    shutil.copytree(ROOT / results, target / results)
+    # What notebooks quote from the benchmarks, and the script that they start.
+    for folder in ("benchmarks/results", "examples"):
+        shutil.copytree(ROOT / folder, target / folder)
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         notebook.cells += [

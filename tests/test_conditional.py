@@ -829,3 +829,38 @@ def test_a_plain_vae_ignores_labels(small_vae, images, labels):
         for y in (None, labels[:5])
     )
     np.testing.assert_array_equal(one.per_image, other.per_image)
+
+
+# === Pictures of a training ===
+
+
+def test_a_sample_grid_draws_what_was_asked_for(pictures, classes, tmp_path):
+    vae = new_vae()
+    vae.compile("adam", jit_compile=False)
+    few, y = pictures[:5], classes[:5]
+    grid = vae_keras.SampleGrid(few, tmp_path, labels=y)
+    vae.fit(pictures, classes, verbose=0, callbacks=[grid])
+    png = tf.io.decode_png((tmp_path / "epoch-0001.png").read_bytes()).numpy()
+    expected = np.concatenate(
+        [
+            few,
+            vae.predict((few, y), verbose=0),
+            vae.generate(labels=y, seed=0),
+        ]
+    )
+    height, width = few.shape[1:3]
+    for i, tile in enumerate(expected):
+        top, left = i // 5 * (height + 1), i % 5 * (width + 1)
+        found = png[top : top + height, left : left + width]
+        np.testing.assert_allclose(found, 255 * tile, atol=0.51)
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1], [0, 1, 2, 3, 10]])
+def test_a_sample_grid_looks_at_its_labels(pictures, classes, tmp_path, labels):
+    vae = new_vae()
+    vae.compile("adam", jit_compile=False)
+    grid = vae_keras.SampleGrid(pictures[:5], tmp_path, labels=labels)
+    with pytest.raises(ValueError, match="Expected labels.*Received"):
+        vae.fit(pictures, classes, verbose=0, callbacks=[grid])
+    assert int(vae.optimizer.iterations) == 0
+    assert list(tmp_path.iterdir()) == []

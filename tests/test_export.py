@@ -44,6 +44,15 @@ def spatial_vae():
     return vae_keras.SpatialVAE((8, 8, 1), filters=4, hidden_units=(16,))
 
 
+def conditional_vae():
+    kwargs = {"hidden_units": (16,), "num_classes": 3}
+    return vae_keras.ConditionalVAE(
+        vae_keras.mlp_encoder((8, 8, 1), 2, **kwargs),
+        vae_keras.mlp_decoder(2, (8, 8, 1), **kwargs),
+        num_classes=3,
+    )
+
+
 def autoencoder():
     vae = spatial_vae()
     return vae_keras.Autoencoder(vae.encoder, vae.decoder)
@@ -56,7 +65,10 @@ def gan():
     )
 
 
-MODELS = {f.__name__: f for f in (dense_vae, conv_vae, spatial_vae)}
+MODELS = {
+    f.__name__: f for f in (dense_vae, conv_vae, spatial_vae, conditional_vae)
+}
+LABELS = np.array([2, 0, 1, 1, 2], "int32")
 
 
 def scaled(model):
@@ -78,12 +90,19 @@ def run_saved_model(path, inputs):
     return loaded.serve(inputs).numpy()
 
 
+def first_of(inputs, size):
+    if isinstance(inputs, list):
+        return [x[:size] for x in inputs]
+    return inputs[:size]
+
+
 def run_onnx(path, inputs):
     session = onnxruntime.InferenceSession(
         path, providers=["CPUExecutionProvider"]
     )
-    (argument,) = session.get_inputs()
-    (outputs,) = session.run(None, {argument.name: inputs})
+    names = [argument.name for argument in session.get_inputs()]
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    (outputs,) = session.run(None, dict(zip(names, inputs, strict=True)))
     return outputs
 
 
@@ -118,6 +137,19 @@ def parts_of(model):
     """What can leave: a Keras model, its inputs, the outputs to expect."""
     z = 3 * random_inputs(model.latent_shape) - 1.5
     x = random_inputs(model.image_shape)
+    if model.num_classes is not None:
+        return {
+            "generator": (
+                model.generator(),
+                [z, LABELS],
+                model.decode(z, LABELS).numpy(),
+            ),
+            "reconstructor": (
+                model.reconstructor(),
+                [x, LABELS],
+                model.predict((x, LABELS), verbose=0),
+            ),
+        }
     return {
         "generator": (model.generator(), z, model.decode(z).numpy()),
         "reconstructor": (
@@ -140,7 +172,7 @@ def test_outputs_are_the_same_and_nothing_is_random(
     plain.export(path, format=format, verbose=False)
     run, operations = FORMATS[format]
     for size in (5, 1):  # The batch's size is not part of what is written.
-        received = run(path, inputs[:size])
+        received = run(path, first_of(inputs, size))
         np.testing.assert_allclose(received, expected[:size], atol=1e-5)
     assert random_ones(operations(path)) == set()
 

@@ -1,7 +1,7 @@
 """Variational autoencoders for Keras 3 on TensorFlow, with a tutorial."""
 
 from vae_keras.baselines import GAN, Autoencoder
-from vae_keras.callbacks import CollapseMonitor, KLWarmUp
+from vae_keras.callbacks import CollapseMonitor, KLWarmUp, SampleGrid
 from vae_keras.checks import check_images
 from vae_keras.conditional import ConditionalVAE
 from vae_keras.data import image_dataset, images_from_folder, load_mnist
@@ -35,7 +35,6 @@ from vae_keras.plotting import (
     plot_latent_space,
     plot_reconstructions,
 )
-from vae_keras.sample_grid import SampleGrid
 from vae_keras.sample_quality import (
     density_coverage,
     frechet_distance,

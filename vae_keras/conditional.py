@@ -6,6 +6,7 @@ import tensorflow as tf
 from vae_keras.checks import check_labels, checked_data, positive_integer
 from vae_keras.likelihoods import Likelihood
 from vae_keras.models import VAE
+from vae_keras.training import plain_model
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -95,10 +96,11 @@ class ConditionalVAE(VAE):
         Raises:
             ValueError: if the labels are not such integers.
         """
-        if not tf.is_symbolic_tensor(labels):
-            check_labels(labels, self.num_classes, inputs.shape[0])
-        # Keras takes no pairs of an array and a tensor.
-        inputs = keras.ops.convert_to_tensor(inputs)
+        if not isinstance(inputs, keras.KerasTensor):
+            if not tf.is_symbolic_tensor(labels):
+                check_labels(labels, self.num_classes, inputs.shape[0])
+            # Keras takes no pairs of an array and a tensor.
+            inputs = keras.ops.convert_to_tensor(inputs)
         return inputs, keras.ops.one_hot(labels, self.num_classes)
 
     def encode(self, x, labels=None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -160,7 +162,28 @@ class ConditionalVAE(VAE):
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self(x if labels is None else (x, labels), training=False)
 
+    # === Leaving the package ===
+
+    def generator(self) -> keras.Model:
+        """As in `VAE`, of two inputs: latents, and int32 labels `(batch,)`.
+
+        Elsewhere nobody looks at the labels: for those that do not exist,
+        the exported model draws something all the same.
+        """
+        z, labels = keras.Input(self.latent_shape, name="z"), _labels()
+        return plain_model([z, labels], self.decode(z, labels), "generator")
+
+    def reconstructor(self) -> keras.Model:
+        """As in `VAE`, of two inputs: images, and int32 labels `(batch,)`."""
+        inputs = [keras.Input(self.image_shape, name="images"), _labels()]
+        outputs = self.call(inputs, training=False)
+        return plain_model(inputs, outputs, "reconstructor")
+
     # === Saving ===
 
     def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _labels() -> keras.KerasTensor:
+    return keras.Input((), dtype="int32", name="labels")

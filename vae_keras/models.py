@@ -138,18 +138,6 @@ class VAE(ImageModel):
         z_mean, _ = self.encoder(x, training=training)
         return self._pixel_means(z_mean, training)
 
-    def given(self, inputs, labels=None):
-        """Returns what encoder or decoder take: here `inputs` alone.
-
-        Args:
-            inputs: images or latents.
-            labels: ignored; a `ConditionalVAE` joins them to the inputs.
-
-        Returns:
-            `inputs`.
-        """
-        return inputs
-
     def _pixel_means(self, z, training) -> tf.Tensor:
         return self.likelihood.mean(self.decoder(z, training=training))
 

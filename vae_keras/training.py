@@ -40,6 +40,18 @@ class ImageModel(ExactlySaved):
 
     # === Using the model ===
 
+    def given(self, inputs, labels=None):
+        """Returns what encoder or decoder take: here `inputs` alone.
+
+        Args:
+            inputs: images or latents.
+            labels: ignored; a `ConditionalVAE` joins them to the inputs.
+
+        Returns:
+            `inputs`.
+        """
+        return inputs
+
     def decode(self, z) -> tf.Tensor:
         """Returns the pixel means of latents: for a VAE, those of p(x|z).
 
@@ -91,7 +103,7 @@ class ImageModel(ExactlySaved):
             `decode` gives, float32 pixel means `(batch, *image_shape)`.
         """
         z = keras.Input(self.latent_shape, name="z")
-        return _plain_model(z, self.decode(z), "generator")
+        return plain_model(z, self.decode(z), "generator")
 
     def reconstructor(self) -> keras.Model:
         """As `generator`, for what `predict` computes: reconstructions.
@@ -102,7 +114,7 @@ class ImageModel(ExactlySaved):
             mean.
         """
         x = keras.Input(self.image_shape, name="images")
-        return _plain_model(x, self.call(x, training=False), "reconstructor")
+        return plain_model(x, self.call(x, training=False), "reconstructor")
 
     def export(self, filepath, *args, **kwargs) -> None:
         """As `keras.Model.export`, of the `reconstructor`: without noise."""
@@ -284,7 +296,8 @@ class ImageModel(ExactlySaved):
         self.optimizer.build(self.trainable_variables)
 
 
-def _plain_model(inputs, outputs, name: str) -> keras.Model:
+def plain_model(inputs, outputs, name: str) -> keras.Model:
+    """Returns a functional model that Keras can export."""
     model = keras.Model(inputs, outputs, name=name)
     model(inputs)  # Keras converts to ONNX only what was called before.
     return model
