@@ -860,7 +860,7 @@ def test_a_sample_grid_looks_at_its_labels(pictures, classes, tmp_path, labels):
     vae = new_vae()
     vae.compile("adam", jit_compile=False)
     grid = vae_keras.SampleGrid(pictures[:5], tmp_path, labels=labels)
-    with pytest.raises(ValueError, match="Expected labels.*Received"):
+    with pytest.raises(ValueError, match=r"Expected labels.*Received"):
         vae.fit(pictures, classes, verbose=0, callbacks=[grid])
     assert int(vae.optimizer.iterations) == 0
     assert list(tmp_path.iterdir()) == []
