@@ -855,11 +855,11 @@ def test_a_sample_grid_draws_what_was_asked_for(pictures, classes, tmp_path):
         np.testing.assert_allclose(found, 255 * tile, atol=0.51)
 
 
-@pytest.mark.parametrize("labels", [None, [0, 1], [0, 1, 2, 3, 10]])
-def test_a_sample_grid_looks_at_its_labels(pictures, classes, tmp_path, labels):
+@pytest.mark.parametrize("bad", [None, [0, 1], [0, 1, 2, 3, 10]])
+def test_a_sample_grid_looks_at_its_labels(pictures, classes, tmp_path, bad):
     vae = new_vae()
     vae.compile("adam", jit_compile=False)
-    grid = vae_keras.SampleGrid(pictures[:5], tmp_path, labels=labels)
+    grid = vae_keras.SampleGrid(pictures[:5], tmp_path, labels=bad)
     with pytest.raises(ValueError, match=r"Expected labels.*Received"):
         vae.fit(pictures, classes, verbose=0, callbacks=[grid])
     assert int(vae.optimizer.iterations) == 0

@@ -1,0 +1,41 @@
+"""A training that is killed ten times; `benchmarks/kills.py` does it 200."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import vae_keras
+
+ROOT = pathlib.Path(vae_keras.__file__).parents[1]
+COMMITTED = ROOT / "benchmarks" / "results" / "kills.json"
+
+
+def check(results, kills):
+    assert results["kills"] == kills
+    assert results["failed_starts"] == 0
+    assert results["epochs"] > 0
+    # No epoch that was finished had to be trained again: at most the epoch
+    # at work is lost.
+    assert max(map(int, results["lost"])) <= 0
+    assert sum(results["lost"].values()) == kills - 1
+
+
+def test_ten_kills(tmp_path):
+    subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "kills.py",
+            *("--kills", "10", "--output", tmp_path),
+        ],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=600,
+    )
+    check(json.loads((tmp_path / "kills.json").read_text()), 10)
+
+
+def test_two_hundred_kills():
+    check(json.loads(COMMITTED.read_text()), 200)
