@@ -48,7 +48,7 @@ def product_rate(rows: int, inner: int, columns: int) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", default=RESULTS, help="a directory")

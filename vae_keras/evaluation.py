@@ -115,63 +115,64 @@ def importance_weighted_nll(
     latent_axes = list(range(2, 2 + len(latent_shape)))
     root = tf.random.fold_in(tf.constant([0, 0]), int(seed))
 
+    size = min(BLOCK_SIZE, num_samples)
+    num_blocks = -(-num_samples // BLOCK_SIZE)
+
+    def noise_of_one(index, block):
+        # A seed for each image and block: none depends on what comes along.
+        key = tf.random.fold_in(tf.random.fold_in(root, index), block)
+        return tf.random.stateless_normal((BLOCK_SIZE, *latent_shape), key)
+
     # Not with XLA, which cannot compile every layer and gains little here.
     @tf.function(jit_compile=False)
-    def log_sum_of_weights(x, y, z_mean, z_log_var, epsilon):
-        size = epsilon.shape[1]
+    def log_sum_of_weights(x, y, indices):
+        z_mean, z_log_var = vae.encode(x, *y)
         z_mean, z_log_var = z_mean[:, tf.newaxis], z_log_var[:, tf.newaxis]
-        z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
-        # log p(z) − log q(z|x): the constants of the Gaussians cancel.
-        log_ratio = tf.reduce_sum(
-            0.5 * (tf.square(epsilon) + z_log_var - tf.square(z)), latent_axes
-        )  # (batch, size)
-        z = tf.reshape(z, (-1, *latent_shape))
         labels = [tf.repeat(label, size) for label in y]
-        logits = vae.decoder(vae.given(z, *labels), training=False)
-        repeated = tf.broadcast_to(
-            x[:, tf.newaxis], (len(x), size, *vae.image_shape)
-        )
-        nll = vae.negative_log_likelihood(
-            tf.reshape(repeated, (-1, *vae.image_shape)), logits
-        )
-        nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float32)
-        log_weights = log_ratio - nll
-        return tf.reduce_logsumexp(log_weights, axis=1)
+        repeated = tf.repeat(x, size, axis=0)
+        log_sum = tf.fill([len(x)], -np.inf)
+        for block in tf.range(num_blocks):
+            # Two at a time: one fills the pauses of the other. By default it
+            # would be ten, and take five times the memory.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=2)
+            epsilon = tf.map_fn(
+                lambda index: noise_of_one(index, block),  # noqa: B023
+                indices,
+                fn_output_signature=tf.float32,
+            )[:, :size]
+            z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
+            # log p(z) − log q(z|x): the constants of the Gaussians cancel.
+            log_ratio = tf.reduce_sum(
+                0.5 * (tf.square(epsilon) + z_log_var - tf.square(z)),
+                latent_axes,
+            )  # (batch, size)
+            z = tf.reshape(z, (-1, *latent_shape))
+            logits = vae.decoder(vae.given(z, *labels), training=False)
+            nll = vae.negative_log_likelihood(repeated, logits)
+            nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float32)
+            # Of the last block, only as many samples as were asked for.
+            is_asked = block * BLOCK_SIZE + tf.range(size) < num_samples
+            log_weights = tf.where(is_asked, log_ratio - nll, -np.inf)
+            log_sum = tf.reduce_logsumexp(
+                tf.concat([log_sum[:, tf.newaxis], log_weights], axis=1), axis=1
+            )
+        return log_sum
 
-    @tf.function
-    def noise(indices, block):
-        # A seed for each image and block: none depends on what comes along.
-        def noise_of_one(index):
-            key = tf.random.fold_in(tf.random.fold_in(root, index), block)
-            return tf.random.stateless_normal((BLOCK_SIZE, *latent_shape), key)
-
-        return tf.map_fn(noise_of_one, indices, fn_output_signature=tf.float32)
-
-    for function in (log_sum_of_weights, noise):
-        # Both are traced in each call, for the model at hand.
-        function._omit_frequent_tracing_warning = True
+    # It is traced in each call, for the model at hand.
+    log_sum_of_weights._omit_frequent_tracing_warning = True
     per_image = np.empty(len(images))
     with tqdm(
         total=len(images), unit=" images", delay=3, disable=not verbose
     ) as bar:
         for start in range(0, len(images), batch_size):
+            keep_freed_memory()
             x = tf.cast(images[start : start + batch_size], tf.float32)
             batch = slice(start, start + len(x))
             # No label at all, or one array of them.
             y = [tf.constant(labels[batch])] if vae.num_classes else []
-            z_mean, z_log_var = vae.encode(x, *y)
-            _check_finite(z_mean, z_log_var)
-            log_sum = np.full(len(x), -np.inf)
-            for block, done in enumerate(range(0, num_samples, BLOCK_SIZE)):
-                keep_freed_memory()
-                epsilon = noise(
-                    tf.range(batch.start, batch.stop), tf.constant(block)
-                )[:, : num_samples - done]
-                log_weights = log_sum_of_weights(
-                    x, y, z_mean, z_log_var, epsilon
-                )
-                _check_finite(log_weights)
-                log_sum = np.logaddexp(log_sum, log_weights)
+            indices = tf.range(batch.start, batch.stop)
+            log_sum = log_sum_of_weights(x, y, indices)
+            _check_finite(log_sum)
             per_image[batch] = np.log(num_samples) - log_sum
             bar.update(len(x))
     return LikelihoodEstimate(
