@@ -227,3 +227,21 @@ def test_scaling_has_a_quick_look(tmp_path):
     if sys.platform == "linux":
         assert two["bytes"] > 0.5 * two["bytes_of_a_ring"]
     assert "| 2, batch 60 |" in (tmp_path / "scaling.md").read_text()
+
+
+def test_anomalies_are_judged_by_validation_images():
+    runs = result("anomaly")["runs"]
+    assert list(runs) == list("0123456789")
+    for digit, row in runs.items():
+        cells = line_of("anomaly", digit)
+        for i, score in enumerate(row.values()):
+            assert cells[1 + 3 * i] == f"{score['auroc']:.1%}"
+            # A twentieth of the usual validation images, by construction.
+            assert 0.03 < score["false_alarms"] < 0.06
+
+
+def test_workers_send_what_the_ring_needs():
+    for row in result("scaling")["runs"]:
+        if row["workers"] > 1:
+            ring = row["bytes_of_a_ring"]
+            assert ring <= row["bytes"] < 1.02 * ring

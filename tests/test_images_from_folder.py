@@ -206,3 +206,13 @@ def test_a_vae_trains_on_a_dataset_of_keras(pictures):
     history = vae.fit(scaled, validation_data=scaled, verbose=0).history
     assert np.isfinite(history["val_loss"]).all()
     assert int(vae.optimizer.iterations) == 3
+
+
+def test_the_mean_of_white_is_not_whiter(tmp_path):
+    """Areas of odd sizes, whose mean TensorFlow rounds up."""
+    for size in range(33, 64):
+        white = np.full((size, size, 3), 255)
+        keras.utils.save_img(tmp_path / f"{size}.png", white, scale=False)
+    images = vae_keras.images_from_folder(tmp_path, (32, 32))
+    assert images.max() == 1
+    assert images.min() > 1 - 1e-6

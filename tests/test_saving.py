@@ -188,6 +188,43 @@ def test_a_killed_run_resumes_exactly(run):
     assert_equal(weights_of(vae), whole)
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_a_backup_is_never_half_written(images, tmp_path, monkeypatch, double):
+    """A kill between emptying Keras's file of the epoch and filling it."""
+
+    def fit(**kwargs):
+        vae = trained(images, 0, PLAIN)
+        backup = keras.callbacks.BackupAndRestore(
+            tmp_path / "backup", double_checkpoint=double
+        )
+        vae.fit(images, verbose=0, callbacks=[backup], **kwargs)
+        return vae
+
+    def dumps(metadata):
+        if metadata["epoch"] == 3:
+            raise KeyboardInterrupt
+        return json_dumps(metadata)
+
+    json_dumps = json.dumps
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dumps", dumps)
+        with pytest.raises(KeyboardInterrupt):
+            fit(epochs=4)
+    names = {path.name for path in (tmp_path / "backup").iterdir()}
+    assert names == {"latest.weights.h5", "training_metadata.json"} | (
+        {"latest.weights.h5.bkp", "training_metadata.json.bkp"}
+        if double
+        else set()
+    )
+    for name in names:
+        if "json" in name:
+            text = (tmp_path / "backup" / name).read_text()
+            assert json.loads(text)["epoch"] == 2
+    # Its weights were in place: one epoch is trained twice, none is lost.
+    steps = -(-len(images) // 32)
+    assert int(fit(epochs=4).optimizer.iterations) == (3 + 2) * steps
+
+
 # === In one process ===
 
 

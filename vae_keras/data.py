@@ -70,7 +70,8 @@ def images_from_folder(
                 f"{path}, which cannot. Mend it or take it out of the folder."
             ) from error
     images /= 255
-    return images
+    # The mean of many pixels may be rounded to a little more than 1.
+    return np.minimum(images, 1, out=images)
 
 
 def image_dataset(

@@ -1,8 +1,10 @@
 """Models that are saved whole, to files that are replaced whole."""
 
 import contextlib
+import functools
 import os
 import pathlib
+import shutil
 import tempfile
 import uuid
 
@@ -48,6 +50,36 @@ def replacing(filepath, overwrite: bool):
         )
     with moved_into_place(path) as temporary:
         yield temporary
+
+
+def protect_backups(callbacks) -> None:
+    """Makes Keras's `BackupAndRestore` replace its files whole.
+
+    Weights come to it from `save_weights`. But the number of the epoch it
+    writes into a file that it has emptied: a kill between the two leaves a
+    backup from which no training can start.
+
+    Args:
+        callbacks: what `fit` gets: one, a list, a `CallbackList` or `None`.
+    """
+    for callback in keras.tree.flatten(
+        getattr(callbacks, "callbacks", callbacks)
+    ):
+        is_backup = isinstance(callback, keras.callbacks.BackupAndRestore)
+        if is_backup and "://" not in str(callback.backup_dir):
+            callback._save_model = functools.partial(_save_whole, callback)
+
+
+def _save_whole(callback) -> None:
+    path = pathlib.Path(callback._training_metadata_path)
+    with moved_into_place(path) as temporary:
+        if path.exists():  # With `double_checkpoint` it copies this first.
+            shutil.copy(path, temporary)
+        callback._training_metadata_path = str(temporary)
+        try:
+            type(callback)._save_model(callback)
+        finally:
+            callback._training_metadata_path = str(path)
 
 
 class ExactlySaved(keras.Model):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from vae_keras.checks import checked_data, positive_integer
 from vae_keras.layers import Sampling
-from vae_keras.saving import ExactlySaved
+from vae_keras.saving import ExactlySaved, protect_backups
 from vae_keras.speed import fused_steps, has_convolutions, keep_freed_memory
 
 
@@ -177,6 +177,7 @@ class ImageModel(ExactlySaved):
             kwargs["validation_data"] = checked_data(
                 kwargs["validation_data"], self.image_shape, self.num_classes
             )
+        protect_backups(kwargs.get("callbacks"))
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             # Keras warns when it is asked to shuffle one, its own default.
             kwargs.setdefault("shuffle", False)
