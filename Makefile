@@ -1,13 +1,21 @@
-# make notebooks   set up if needed, then execute the whole series
-# make test        set up if needed, then unit tests and notebooks under nbval
+# make check       ruff, types, and the unit tests that are not marked slow
+# make test        that, the slow ones, and every notebook with its solutions,
+#                  compared with its stored outputs
+# make notebooks   the series: figures/, artifacts/, copies in build/notebooks
+# make store       the same, and stores the outputs in notebooks/
+# make -j2 ...     two notebooks at a time
+#
+# All set up .venv first if needed. What has passed with these sources has a
+# stamp under build/ and runs again only after a change that it depends on.
 
 # The first Python of the right version that can make an environment.
+IS_RIGHT := import sys, venv, ensurepip; \
+	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys, venv, ensurepip; \
-	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
-	2> /dev/null && echo $$python && break; done)
+	$$python -c '$(IS_RIGHT)' 2> /dev/null && echo $$python && break; done)
 RUN := .venv/bin/python
-INSTALL := $(RUN) -m pip install --quiet --constraint requirements.lock
+TYPES := $(RUN) -m basedpyright --pythonpath $(RUN)
+UNITS := $(RUN) -m pytest --quiet --durations=5
 
 # TensorFlow's start-up notes are not news.
 export TF_CPP_MIN_LOG_LEVEL = 2
@@ -16,29 +24,46 @@ unexport MPLBACKEND
 unexport PYTHONHOME
 unexport PYTHONPATH
 
-.PHONY: notebooks test benchmark format clean store
+.PHONY: notebooks lint check test store benchmark format lock clean
+
+NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
+PACKAGE := $(shell find vae_keras -type f ! -name '*.pyc')
+# Last among prerequisites: other versions count, setting up anew does not.
+LOCK := requirements.lock | .venv/ready
+ALL := $(wildcard Makefile *.md *.toml *.yml *.py docs/* .github/*/*) \
+	$(shell find vae_keras tests notebooks benchmarks examples \
+	-name '[!.]*.*' ! -path '*/.*' ! -name '*.pyc')
 
 notebooks: .venv/ready
-	@$(RUN) notebooks/execute.py
+	@$(call run,$(NOTEBOOKS:%=build/ran/%))
+	@mkdir -p artifacts
+	@cp -R build/series/artifacts/. artifacts
+	@cp -R build/series/figures/. figures
+	@echo "The series has run: see build/notebooks and figures."
 
-test: .venv/ready
-	@$(RUN) -m ruff check --quiet . && $(RUN) -m ruff format --quiet --check .
-	@$(RUN) -m pytest --quiet --durations=5
-	@$(RUN) tests/nbval_copies.py
-	@$(RUN) -m pytest build/nbval/notebooks --verbose -x --nbval \
-		--nbval-sanitize-with=notebooks/nbval_sanitize.cfg \
-		--nbval-cell-timeout=1200 --override-ini=addopts= \
-		--override-ini=filterwarnings= -p no:cacheprovider
+lint: .venv/ready
+	@$(call run,build/passed/ruff build/passed/types)
 
-# Outputs of one clean run, stored in the notebooks themselves.
+check: lint
+	@$(call run,build/passed/quick)
+	@echo "Lint, types and quick tests have passed with these sources."
+
+test: check
+	@$(call run,build/passed/slow)
+	@$(call run,$(NOTEBOOKS:%=build/passed/%))
+	@echo "Everything has passed with these sources."
+
+# One clean run, one notebook at a time: some outputs are seconds.
 store: .venv/ready
-	@$(RUN) notebooks/execute.py --store
+	@rm -rf build/ran
+	@MAKEFLAGS= $(MAKE) --no-print-directory notebooks
+	@cp build/notebooks/[0-9]*.ipynb notebooks
+	@touch build/ran/*
 
 benchmark: .venv/ready
-	$(INSTALL) --editable ".[test,peers]" --no-build-isolation
+	@$(EDITABLE) ".[test,peers]"
 	$(RUN) benchmarks/throughput.py
 	$(RUN) benchmarks/quality.py --plain-epochs 3
-	$(RUN) benchmarks/fused_steps.py
 	$(RUN) benchmarks/convolution.py
 	$(RUN) benchmarks/nll_speed.py
 
@@ -50,13 +75,114 @@ clean:
 		.hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The environment is ready when packages and data are.
+# === The parts, and what each depends on ===
+
+# $(call run,stamps) brings them up to date. If a part fails, its end and how
+# to repeat it are the last things on the screen, whatever ran beside it.
+run = rm -f build/failed; $(MAKE) --no-print-directory $(1) || \
+	{ cat build/failed 2> /dev/null; exit 1; }
+
+# $(call part,command) runs it, says how long it took and leaves the stamp $@,
+# which has the time of the start: a change in the meantime counts.
+define part
+	@mkdir -p $(@D) build/log; touch $@.new; start=$$(date +%s); \
+	echo "$(@F): running"; \
+	if { $(1); } > build/log/$(@F).txt 2>&1; then mv $@.new $@; \
+	echo "$(@F): done in $$(($$(date +%s) - start)) s"; \
+	else echo "$(@F): failed"; test -e build/failed || \
+	{ tail -n 60 build/log/$(@F).txt; echo; \
+	echo "$(@F) failed. To repeat it alone: make $@"; } > build/failed; \
+	$(if $(filter 0,$(MAKELEVEL)),cat build/failed;) exit 1; fi
+endef
+
+build/passed/ruff: $(ALL) $(LOCK)
+	$(call part,$(RUN) -m ruff check . && $(RUN) -m ruff format --check .)
+
+build/passed/types: $(PACKAGE) pyproject.toml .ci/overrides.json $(LOCK)
+	$(call part,$(TYPES) && $(TYPES) --project .ci/overrides.json)
+
+# Two at a time, but what starts processes or measures runs by itself.
+build/passed/quick: SELECT := -n 2 -m "not slow and not alone"
+build/passed/slow: SELECT := -m "slow or alone"
+build/passed/quick build/passed/slow: $(ALL) $(LOCK)
+	@mkdir -p $(@D); touch $@.new
+	@echo "$(@F): unit tests, $(SELECT)"
+	@$(UNITS) $(SELECT)
+	@mv $@.new $@
+
+# Where notebooks run: they write figures and artifacts and read the rest.
+OWN_FIGURES = build/series/figures/$(firstword $(subst _, ,$*))_*
+build/series:
+	@mkdir -p $@/notebooks $@/figures $@/artifacts
+	@ln -s ../../benchmarks ../../examples $@
+
+build/passed/%: notebooks/%.ipynb conftest.py tests/nbval_copies.py \
+		notebooks/nbval_sanitize.cfg $(PACKAGE) $(LOCK) build/series
+	@rm -f $(OWN_FIGURES)
+	$(call part,$(RUN) tests/nbval_copies.py $< && $(RUN) -m pytest \
+		build/series/$< --verbose --color=no -x --nbval \
+		--nbval-sanitize-with=notebooks/nbval_sanitize.cfg \
+		--nbval-cell-timeout=1200 --override-ini=addopts= \
+		--override-ini=filterwarnings= -p no:cacheprovider)
+	@mkdir -p build/ran; cp -p $@ build/ran
+
+build/ran/%: notebooks/%.ipynb notebooks/execute.py $(PACKAGE) $(LOCK) \
+		build/series
+	@rm -f $(OWN_FIGURES)
+	$(call part,$(RUN) notebooks/execute.py $<)
+
+# What notebooks read: models that earlier ones trained, and measurements.
+BOTH := build/passed build/ran
+RESULTS := benchmarks/results
+$(BOTH:=/04_generation): %/04_generation: %/03_training
+$(BOTH:=/06_evaluation): %/06_evaluation: %/03_training %/05_convolutional_vae
+$(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
+	$(RESULTS)/spatial.json
+$(BOTH:=/08_limitations): %/08_limitations: %/03_training \
+	%/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
+$(BOTH:=/10_scaling_out): %/10_scaling_out: $(RESULTS)/scaling.json \
+	examples/multi_worker.py
+
+# === The environment ===
+
+# At a terminal pip shows what it does, elsewhere only what goes wrong. After
+# Ctrl-C the shell goes on, and says what `stop` says.
+PIP = trap : INT; $(RUN) -m pip install --constraint requirements.lock \
+	$$(test -t 2 || echo -qq)
+# setuptools warns of every package that is installed in place.
+EDITABLE = export PYTHONWARNINGS=ignore; $(PIP) --no-build-isolation --editable
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+stop = { echo "The set-up has stopped. It needs a network, and 3 GB of space \
+	here and for pip. Run make again: it goes on."; exit 1; }
+
+# An environment whose Python has gone is made anew.
+$(shell test ! -e .venv/ready || $(RUN) -c '' 2> /dev/null || rm .venv/ready)
+
+# Ready when packages and data are; what is left of half a set-up goes first.
 .venv/ready: pyproject.toml requirements.lock
-	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv \
-	was found. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Setting up .venv with $$($(PYTHON) --version) (some minutes, once)"
-	@$(PYTHON) -m venv .venv
-	@$(INSTALL) --upgrade pip setuptools
-	@$(INSTALL) --editable ".[test]" --no-build-isolation
-	@$(RUN) -c "import vae_keras; vae_keras.load_mnist()"
+	@test -w . || { echo "This folder is read-only. Clone the repository to \
+	where you may write, and run make there."; exit 1; }
+	@"$(PYTHON)" -c '$(IS_RIGHT)' 2> /dev/null || { echo "No Python 3.11, \
+	3.12 or 3.13 with venv was found$(if $(PYTHON), (not $(PYTHON))). \
+	Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "Setting up .venv with $$($(PYTHON) --version): some minutes, once"
+	@trap : INT; $(PYTHON) -m venv $(if $(wildcard $@),,--clear) .venv || \
+	$(stop)
+	@test -e $@ || rm -rf build/passed build/ran; rm -f $@
+	@echo "1 of 3: pip"
+	@$(PIP) --upgrade pip setuptools || $(stop)
+	@echo "2 of 3: TensorFlow, Jupyter and what they need"
+	@$(EDITABLE) ".[test]" || $(stop)
+	@echo "3 of 3: MNIST"
+	@trap : INT; $(RUN) -c "import vae_keras; vae_keras.load_mnist()" \
+	2> .venv/mnist.txt || { tail -n 3 .venv/mnist.txt; $(stop); }
 	@touch $@
+
+# The versions in requirements.lock, kept where they still do: to move to
+# newer ones, make lock UPGRADE=--upgrade
+lock: .venv/ready
+	@$(PIP) uv
+	@echo pip | .venv/bin/uv pip compile --quiet --universal $(UPGRADE) \
+		--python-version 3.11 --extra test --extra peers pyproject.toml - \
+		--no-annotate --custom-compile-command "make lock" \
+		--output-file requirements.lock

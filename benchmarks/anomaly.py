@@ -8,22 +8,8 @@ chance that one of its images scores higher than an image of the others:
 scores of validation images (train[55000:]) of the nine digits.
 """
 
-import argparse
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import numpy as np
-from common import (
-    FAST,
-    RESULTS,
-    binarized,
-    dense_vae,
-    falling,
-    provenance,
-    table,
-    write_results,
-)
 from sklearn.metrics import roc_auc_score
 
 import vae_keras
@@ -37,25 +23,19 @@ SCORES = {"−ELBO": 1, "−log p(x), 100 samples": 100}
 def scores(vae, images, num_samples: int) -> np.ndarray:
     """Returns a score for each image: high is odd. One sample is −ELBO."""
     return vae_keras.importance_weighted_nll(
-        vae, images, num_samples, verbose=False
+        vae, images, num_samples=num_samples, verbose=False
     ).per_image
 
 
-def measure(digit: int, train, val, test, epochs: int) -> dict:
+def measure(digit: int, training, val, test, epochs: int) -> dict:
     """Trains without one digit, and looks for it among the test images."""
-    (images, labels), (val_images, val_labels), (test_images, test_labels) = (
-        train,
-        val,
-        test,
-    )
-    vae = dense_vae(LATENT_DIM)
+    images, labels = training
+    val_images, val_labels = val
+    test_images, test_labels = test
+    vae = common.dense_vae(LATENT_DIM)
     others = images[labels != digit]
     others = others[: len(others) // BATCH_SIZE * BATCH_SIZE]
-    dataset = vae_keras.image_dataset(
-        others, BATCH_SIZE, binarize="dynamic", seed=0
-    )
-    vae.compile(falling(2e-3, epochs * len(dataset)), **FAST)
-    vae.fit(dataset, epochs=epochs, verbose=0)
+    common.train(vae, others, BATCH_SIZE, epochs, learning_rate=2e-3)
     is_odd = test_labels == digit
     row = {}
     for name, num_samples in SCORES.items():
@@ -94,37 +74,35 @@ def as_markdown(results) -> str:
         "the digit's test images above a threshold that "
         f"{1 - QUANTILE:.0%} of the others' validation images exceed; *false "
         "alarms* the share of the others' test images above it.\n\n"
-        + table(header, rows)
+        + common.table(header, rows)
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=55_000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--digits", nargs="+", type=int, default=range(10))
-    parser.add_argument(
-        "--images", type=int, default=55_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     images, labels = vae_keras.load_mnist("train[:55000]")
     val_images, val_labels = vae_keras.load_mnist("train[55000:]")
     test_images, test_labels = vae_keras.load_mnist("test")
     results = {
-        **provenance(["tensorflow", "keras", "numpy", "scikit-learn"]),
+        **common.provenance(["tensorflow", "keras", "numpy", "scikit-learn"]),
         "epochs": options.epochs,
         "runs": {
             str(digit): measure(
                 digit,
                 (images[: options.images], labels[: options.images]),
-                (binarized(val_images), val_labels),
-                (binarized(test_images), test_labels),
+                (common.binarized(val_images), val_labels),
+                (common.binarized(test_images), test_labels),
                 options.epochs,
             )
             for digit in options.digits
         },
     }
-    write_results(options.output, "anomaly", results, as_markdown(results))
+    common.write_results(
+        options.output, "anomaly", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

@@ -5,22 +5,8 @@ epochs. Measured on held-out images (train[55000:]): −ELBO, KL of each
 dimension and active units.
 """
 
-import argparse
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import numpy as np
-from common import (
-    FAST,
-    RESULTS,
-    binarized,
-    dense_vae,
-    falling,
-    provenance,
-    table,
-    write_results,
-)
 
 import vae_keras
 
@@ -35,14 +21,12 @@ SEED = 0
 
 def measure(beta, hidden_units, warm_up, images, val_images, epochs) -> dict:
     """Trains one VAE and measures how it uses its latents."""
-    vae = dense_vae(LATENT_DIM, hidden_units, seed=SEED, beta=beta)
-    dataset = vae_keras.image_dataset(
-        images, BATCH_SIZE, binarize="dynamic", seed=SEED
+    vae = common.dense_vae(LATENT_DIM, hidden_units, seed=SEED, beta=beta)
+    callbacks = [vae_keras.callbacks.KLWarmUp(warm_up)] if warm_up else []
+    common.train(
+        vae, images, BATCH_SIZE, epochs, LEARNING_RATE, SEED, callbacks
     )
-    vae.compile(falling(LEARNING_RATE, epochs * len(dataset)), **FAST)
-    callbacks = [vae_keras.KLWarmUp(warm_up)] if warm_up else []
-    vae.fit(dataset, epochs=epochs, callbacks=callbacks, verbose=0)
-    logs = vae.evaluate(val_images, batch_size=500, verbose=0, return_dict=True)
+    logs = common.evaluated(vae, val_images)
     kl = np.sort(vae_keras.kl_per_dimension(vae, val_images))[::-1]
     row = {
         "beta": beta,
@@ -80,27 +64,22 @@ def as_markdown(results) -> str:
         f"{BATCH_SIZE}, seed {SEED}; measured on 5,000 validation images, in "
         "nats per image. *Warm-up* is the number of epochs over which β "
         "rises from 0 to its value.\n\n"
-        + table(
+        + common.table(
             ["decoder", "β", "warm-up", "−ELBO", "KL", "active units"], rows
         )
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=55_000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument(
-        "--images", type=int, default=55_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
-    images = vae_keras.load_mnist("train[:55000]")[0][: options.images]
-    val_images = binarized(vae_keras.load_mnist("train[55000:]")[0])
+    images, val_images = common.held_out_split(options.images)
     settings = [(beta, (512, 512)) for beta in BETAS]
     settings += [(1, units) for units in DECODERS if units != (512, 512)]
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "epochs": options.epochs,
         "images": len(images),
         "seed": SEED,
@@ -118,7 +97,9 @@ def main():
                     options.epochs,
                 )
             )
-    write_results(options.output, "collapse", results, as_markdown(results))
+    common.write_results(
+        options.output, "collapse", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
 """What the benchmarks share: the article's setting, and how results are kept.
 
 Nothing here imports a framework at the top: a peer's process must hold
-that peer alone.
+that peer alone. The scripts import this module before TensorFlow.
 """
 
+import argparse
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import sys
+import time
+
+# TensorFlow's start-up notes are not news.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
@@ -20,6 +25,9 @@ NUM_PIXELS = 784
 FAST = {"jit_compile": True, "steps_per_execution": 50}
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+# === Models ===
 
 
 def article_vae(**compile_arguments):
@@ -39,12 +47,9 @@ def article_vae(**compile_arguments):
 
 def dense_vae(latent_dim, hidden_units=(512, 512), seed=0, **arguments):
     """Returns a VAE of dense layers for digits, seeded throughout."""
-    import keras
-
     import vae_keras
 
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
+    start_anew(seed)
     return vae_keras.VAE(
         vae_keras.mlp_encoder((28, 28, 1), latent_dim),
         vae_keras.mlp_decoder(latent_dim, (28, 28, 1), hidden_units),
@@ -53,12 +58,35 @@ def dense_vae(latent_dim, hidden_units=(512, 512), seed=0, **arguments):
     )
 
 
+def start_anew(seed: int) -> None:
+    """Forgets earlier models and seeds all that is random."""
+    import keras
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+
+
+# === Data ===
+
+
+def held_out_split(num_images: int | None = None):
+    """Returns grey training images, and validation images, binarised."""
+    import vae_keras
+
+    images, _ = vae_keras.load_mnist("train[:55000]")
+    val_images, _ = vae_keras.load_mnist("train[55000:]")
+    return images[:num_images], binarized(val_images)
+
+
 def binarized(images, seed=0):
     """Returns pixels drawn once from Bernoulli(x), as float32."""
     import numpy as np
 
     draw = np.random.default_rng(seed).random(images.shape)
     return (draw < images).astype("float32")
+
+
+# === Training and measuring ===
 
 
 def falling(learning_rate: float, num_steps: int):
@@ -73,6 +101,69 @@ def falling(learning_rate: float, num_steps: int):
         warmup_steps=warmup,
     )
     return keras.optimizers.Adam(schedule, beta_2=0.99)
+
+
+def train(
+    vae, images, batch_size, epochs, learning_rate, seed=0, callbacks=()
+) -> dict:
+    """Trains the fast way, on pixels binarised anew each epoch."""
+    import vae_keras
+
+    dataset = vae_keras.image_dataset(
+        images, batch_size, binarize="dynamic", seed=seed
+    )
+    vae.compile(falling(learning_rate, epochs * len(dataset)), **FAST)
+    return vae.fit(
+        dataset, epochs=epochs, callbacks=list(callbacks), verbose=0
+    ).history
+
+
+def evaluated(vae, *data) -> dict:
+    """Returns the metrics of a model on data that fit into memory."""
+    return vae.evaluate(*data, batch_size=500, verbose=0, return_dict=True)
+
+
+def clock(after_epoch):
+    """Returns a callback that calls `after_epoch(epoch, seconds, logs)`.
+
+    The seconds are those of training: the clock stands still meanwhile.
+    """
+    import keras
+
+    start = spent = 0.0
+
+    def on_epoch_begin(epoch, logs):
+        nonlocal start
+        start = time.perf_counter()
+
+    def on_epoch_end(epoch, logs):
+        nonlocal spent
+        spent += time.perf_counter() - start
+        after_epoch(epoch, spent, logs)
+
+    return keras.callbacks.LambdaCallback(on_epoch_begin, on_epoch_end)
+
+
+# === Results ===
+
+
+def options_parser(doc: str, images: int | None = None):
+    """Returns a parser of the options that many benchmarks share."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--output", default=RESULTS, help="a directory")
+    if images:
+        parser.add_argument(
+            "--images", type=int, default=images, help="fewer for a quick look"
+        )
+    return parser
+
+
+def spread(rows, field: str, digits: int = 1) -> str:
+    """Returns a field's mean and, of several rows, its range."""
+    values = [row[field] for row in rows]
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    width = f"{max(values) - min(values):.{digits}f}"
+    return f"{mean} ({width})" if len(values) > 1 else mean
 
 
 def provenance(packages) -> dict:

@@ -1,20 +1,16 @@
 """Digits on request: does the conditional VAE draw what it is asked for?
 
 `ConditionalVAE`s of few and of more latents are trained alike and draw as
-many images of each digit; the judge says which digits it sees. Beside its
-share of the requested digits stands what the judge gets right of the real
-test digits: the most that can be expected.
+many images of each digit; the classifier says which digits it sees. Beside its
+share of the requested digits stands what the classifier gets right of the
+real test digits: the most that can be expected.
 """
 
-import argparse
-import os
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import keras
 import numpy as np
-from common import FAST, RESULTS, provenance, table, write_results
 
 import vae_keras
 
@@ -30,14 +26,14 @@ def new_vae(latent_dim: int, seed: int) -> vae_keras.ConditionalVAE:
     return vae_keras.ConditionalVAE(
         vae_keras.mlp_encoder(IMAGE_SHAPE, latent_dim, num_classes=NUM_CLASSES),
         vae_keras.mlp_decoder(latent_dim, IMAGE_SHAPE, num_classes=NUM_CLASSES),
-        NUM_CLASSES,
         seed=seed,
     )
 
 
 def recognised(images, labels) -> list[float]:
-    """Returns the share of each digit that the judge takes for what it is."""
-    predictions = vae_keras.load_judge().predict(
+    """Returns the share of each digit that is recognised as what it is."""
+    classifier = vae_keras.digits.load_classifier()
+    predictions = classifier.predict(
         np.asarray(images), batch_size=500, verbose=0
     )
     right = predictions.argmax(axis=1) == labels
@@ -46,8 +42,7 @@ def recognised(images, labels) -> list[float]:
 
 def measure(latent_dim: int, train, test, options) -> dict:
     """Trains one model, and measures it on held-out images and its own."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(options.seed)
+    common.start_anew(options.seed)
     vae = new_vae(latent_dim, options.seed)
     images, labels = train
     dataset = vae_keras.image_dataset(
@@ -56,11 +51,11 @@ def measure(latent_dim: int, train, test, options) -> dict:
     schedule = keras.optimizers.schedules.CosineDecay(
         LEARNING_RATE, options.epochs * len(dataset)
     )
-    vae.compile(keras.optimizers.Adam(schedule), **FAST)
+    vae.compile(keras.optimizers.Adam(schedule), **common.FAST)
     start = time.perf_counter()
     history = vae.fit(dataset, epochs=options.epochs, verbose=0).history
     seconds = time.perf_counter() - start
-    logs = vae.evaluate(*test, batch_size=500, verbose=0, return_dict=True)
+    logs = common.evaluated(vae, *test)
     asked = np.repeat(np.arange(NUM_CLASSES), options.per_digit)
     row = {
         "parameters": [vae.encoder.count_params(), vae.decoder.count_params()],
@@ -68,7 +63,9 @@ def measure(latent_dim: int, train, test, options) -> dict:
         "training": history["loss"][-1],
         "elbo": logs["loss"],
         "kl": logs["kl_loss"],
-        "recognised": recognised(vae.generate(asked, options.seed), asked),
+        "recognised": recognised(
+            vae.generate(labels=asked, seed=options.seed), asked
+        ),
     }
     print(
         f"{latent_dim} latents: {seconds:.0f} s, −ELBO {row['elbo']:.2f}, "
@@ -99,27 +96,23 @@ def as_markdown(results) -> str:
         f"{results['images']:,} grey images, seed {results['seed']}: −ELBO "
         "given the label and its KL on the test images, in nats per image; "
         f"how many of {results['per_digit']:,} drawings of each digit the "
-        "judge takes for it, and of the digit where these are fewest.\n\n"
-        + table(["", "−ELBO", "KL", "recognised", "least"], rows)
+        "classifier takes for it, and of the digit where these are fewest.\n\n"
+        + common.table(["", "−ELBO", "KL", "recognised", "least"], rows)
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per-digit", type=int, default=1000)
     parser.add_argument("--latents", nargs="+", type=int, default=LATENT_DIMS)
-    parser.add_argument(
-        "--images", type=int, default=60_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     images, labels = vae_keras.load_mnist("train")
     train = images[: options.images], labels[: options.images]
     test = vae_keras.load_mnist("test")
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "seed": options.seed,
         "epochs": options.epochs,
         "per_digit": options.per_digit,
@@ -130,7 +123,9 @@ def main():
     for latent_dim in options.latents:
         run = measure(latent_dim, train, test, options)
         results["runs"][str(latent_dim)] = run
-    write_results(options.output, "conditional", results, as_markdown(results))
+    common.write_results(
+        options.output, "conditional", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

@@ -7,18 +7,12 @@ over these epochs, and −ELBO on the 10,000 test images is taken a dozen times
 training, and once for the test. No choice is made by these numbers.
 """
 
-import argparse
-import os
 import time
 
-from common import (
-    RESULTS,
-    binarized,
-    falling,
-    provenance,
-    table,
-    write_results,
-)
+import common
+import keras
+
+import vae_keras
 
 BATCH_SIZE = 128
 IMAGE_SHAPE = (28, 28, 1)
@@ -40,13 +34,8 @@ NETWORKS = {
 
 def new_vae(name: str, num_epochs: int, steps_per_epoch: int):
     """Returns one of the networks as a compiled VAE."""
-    import keras
-
-    import vae_keras
-
     kind, latent_dim, arguments, learning_rate, policy = NETWORKS[name]
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(SEED)
+    common.start_anew(SEED)
     keras.config.set_dtype_policy(policy)
     encoder = getattr(vae_keras, f"{kind}_encoder")
     decoder = getattr(vae_keras, f"{kind}_decoder")
@@ -56,7 +45,7 @@ def new_vae(name: str, num_epochs: int, steps_per_epoch: int):
         seed=SEED,
     )
     vae.compile(
-        falling(learning_rate, num_epochs * steps_per_epoch),
+        common.falling(learning_rate, num_epochs * steps_per_epoch),
         # XLA for float32, TensorFlow's own kernels for bfloat16.
         jit_compile=policy == "float32",
         steps_per_execution=50,
@@ -66,8 +55,6 @@ def new_vae(name: str, num_epochs: int, steps_per_epoch: int):
 
 def seconds_of_epoch(name: str, images) -> float:
     """Measures how long an epoch takes, on a part of the images."""
-    import vae_keras
-
     part = images[: 100 * BATCH_SIZE]
     vae = new_vae(name, 1, 100)
     dataset = vae_keras.image_dataset(part, BATCH_SIZE, binarize="dynamic")
@@ -79,10 +66,6 @@ def seconds_of_epoch(name: str, images) -> float:
 
 def train(name: str, images, test_images, seconds: float) -> dict:
     """Trains one network for so many seconds; prints a line for each test."""
-    import keras
-
-    import vae_keras
-
     num_epochs = max(1, int(seconds / seconds_of_epoch(name, images)))
     dataset = vae_keras.image_dataset(
         images, BATCH_SIZE, binarize="dynamic", seed=SEED
@@ -90,35 +73,28 @@ def train(name: str, images, test_images, seconds: float) -> dict:
     vae = new_vae(name, num_epochs, len(dataset))
     curve = []
 
-    class Clock(keras.callbacks.Callback):
-        spent = 0.0
+    def measure(epoch, spent, logs):
+        left = num_epochs - 1 - epoch
+        if left % max(1, num_epochs // 12):
+            return
+        test = common.evaluated(vae, test_images)
+        curve.append(
+            {
+                "seconds": spent,
+                "training": logs["loss"],
+                "test": test["loss"],
+                "kl": test["kl_loss"],
+            }
+        )
+        print(
+            f"{name}: epoch {epoch + 1}/{num_epochs}, {spent:.0f} s, "
+            f"training {logs['loss']:.2f}, test {test['loss']:.2f}",
+            flush=True,
+        )
 
-        def on_epoch_begin(self, epoch, logs=None):
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.spent += time.perf_counter() - self.start
-            left = num_epochs - 1 - epoch
-            if left % max(1, num_epochs // 12):
-                return
-            test = vae.evaluate(
-                test_images, batch_size=500, verbose=0, return_dict=True
-            )
-            curve.append(
-                {
-                    "seconds": self.spent,
-                    "training": logs["loss"],
-                    "test": test["loss"],
-                    "kl": test["kl_loss"],
-                }
-            )
-            print(
-                f"{name}: epoch {epoch + 1}/{num_epochs}, {self.spent:.0f} s, "
-                f"training {logs['loss']:.2f}, test {test['loss']:.2f}",
-                flush=True,
-            )
-
-    vae.fit(dataset, epochs=num_epochs, callbacks=[Clock()], verbose=0)
+    vae.fit(
+        dataset, epochs=num_epochs, callbacks=[common.clock(measure)], verbose=0
+    )
     return {
         "parameters": [vae.encoder.count_params(), vae.decoder.count_params()],
         "epochs": num_epochs,
@@ -154,7 +130,7 @@ def as_markdown(results) -> str:
         f"seed {SEED}. Before the last epoch the learning rate is still "
         "high: such values would fall further if the training were meant to "
         "end there.\n\n"
-        + table(
+        + common.table(
             [
                 "network",
                 "parameters",
@@ -170,23 +146,16 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument(
-        "--images", type=int, default=60_000, help="fewer for a quick look"
-    )
     parser.add_argument(
         "--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS
     )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import vae_keras
-
     images = vae_keras.load_mnist("train")[0][: options.images]
-    test_images = binarized(vae_keras.load_mnist("test")[0])
+    test_images = common.binarized(vae_keras.load_mnist("test")[0])
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "seconds": options.seconds,
         "images": len(images),
         "runs": {
@@ -194,7 +163,9 @@ def main():
             for name in options.networks
         },
     }
-    write_results(options.output, "convolution", results, as_markdown(results))
+    common.write_results(
+        options.output, "convolution", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

@@ -16,19 +16,15 @@ The last is a quick look: a hundredth of the minutes. Rows that are not run
 keep their committed values.
 """
 
-import argparse
 import json
 import math
-import os
 import pathlib
 import time
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import keras
 import tensorflow as tf
-from common import RESULTS, binarized, provenance, table, write_results
 
 import vae_keras
 
@@ -178,7 +174,7 @@ def train(name: str, images, share: float, models: pathlib.Path) -> None:
     middle = rate / 2 if run.elbo_share < 1 else 0.0
     record = {
         **run._asdict(),
-        **provenance(PACKAGES),
+        **common.provenance(PACKAGES),
         "seed": SEED,
         "images": len(images),
     }
@@ -205,9 +201,11 @@ def evaluate(name: str, images, num_samples: int, models) -> dict:
     """Measures a saved model, and returns the row with its training."""
     vae = keras.saving.load_model(models / f"{name}.keras")
     vae.compile()
-    logs = vae.evaluate(images, batch_size=500, verbose=0, return_dict=True)
+    logs = common.evaluated(vae, images)
     start = time.perf_counter()
-    estimate = vae_keras.importance_weighted_nll(vae, images, num_samples)
+    estimate = vae_keras.importance_weighted_nll(
+        vae, images, num_samples=num_samples
+    )
     return {
         **json.loads((models / f"{name}.json").read_text()),
         "test_elbo": logs["loss"],
@@ -255,7 +253,7 @@ def as_markdown(results) -> str:
         f"a cosine, seed {SEED}, {last['images']:,} training images. *Epochs* "
         "counts those with the ELBO, + those with the importance-weighted "
         "bound of k samples. Burda et al. trained for 3,280 epochs.\n\n"
-        + table(
+        + common.table(
             [
                 "model",
                 "parameters",
@@ -271,23 +269,23 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
     parser.add_argument("--only", choices=("train", "evaluate"))
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the training minutes"
     )
-    parser.add_argument(
-        "--images", type=int, default=60_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     images = vae_keras.load_mnist("train")[0][: options.images]
     # Drawn before they are cut: the same pixels in a quick look.
-    test_images = binarized(vae_keras.load_mnist("test")[0])[: options.images]
+    test_images = common.binarized(vae_keras.load_mnist("test")[0])[
+        : options.images
+    ]
     path = pathlib.Path(options.output) / "likelihood.json"
-    models = MODELS if options.output == RESULTS else path.parent / "models"
+    models = (
+        MODELS if options.output == common.RESULTS else path.parent / "models"
+    )
     rows = json.loads(path.read_text())["runs"] if path.exists() else {}
     for name in options.runs:
         if options.only != "evaluate":
@@ -296,11 +294,13 @@ def main():
             samples = options.samples
             rows[name] = evaluate(name, test_images, samples, models)
             results = {
-                **provenance(PACKAGES),
+                **common.provenance(PACKAGES),
                 "runs": {name: rows[name] for name in RUNS if name in rows},
             }
             markdown = as_markdown(results)
-            write_results(options.output, "likelihood", results, markdown)
+            common.write_results(
+                options.output, "likelihood", results, markdown
+            )
 
 
 if __name__ == "__main__":

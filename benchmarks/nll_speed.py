@@ -6,30 +6,19 @@ reach on the same machine in the same round. Everything else that an
 estimate takes (noise, activations, cross-entropy, sums) counts as loss.
 """
 
-import argparse
-import os
 import statistics
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import tensorflow as tf
-from common import (
-    HIDDEN_UNITS,
-    NUM_PIXELS,
-    RESULTS,
-    provenance,
-    table,
-    write_results,
-)
 
 import vae_keras
-from vae_keras.speed import keep_freed_memory
+from vae_keras._cpu import keep_freed_memory
 
 IMAGE_SHAPE = (28, 28, 1)
 LATENT_DIMS = (2, 50)
 # Rows, inner and columns: a large square, and the decoder's last layer.
-PRODUCTS = ((2048, 2048, 2048), (5000, HIDDEN_UNITS, NUM_PIXELS))
+PRODUCTS = ((2048, 2048, 2048), (5000, common.HIDDEN_UNITS, common.NUM_PIXELS))
 
 
 def product_rate(rows: int, inner: int, columns: int) -> float:
@@ -47,11 +36,9 @@ def product_rate(rows: int, inner: int, columns: int) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=500)
+    parser = common.options_parser(__doc__, images=500)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     keep_freed_memory()
     images, _ = vae_keras.load_mnist(f"test[:{options.images}]")
@@ -69,11 +56,13 @@ def main():
         for latent_dim, vae in vaes.items():
             start = time.perf_counter()
             vae_keras.importance_weighted_nll(
-                vae, images, options.samples, verbose=False
+                vae, images, num_samples=options.samples, verbose=False
             )
             seconds = time.perf_counter() - start
-            products = 2 * HIDDEN_UNITS * (latent_dim + HIDDEN_UNITS)
-            products += 2 * HIDDEN_UNITS * NUM_PIXELS
+            products = (
+                2 * common.HIDDEN_UNITS * (latent_dim + common.HIDDEN_UNITS)
+            )
+            products += 2 * common.HIDDEN_UNITS * common.NUM_PIXELS
             products *= options.samples * options.images
             measured["seconds"][latent_dim] = seconds
             measured["share"][latent_dim] = products / seconds / peak
@@ -84,7 +73,7 @@ def main():
         return statistics.median(r[key][latent_dim] for r in rounds)
 
     results = {
-        **provenance(["tensorflow", "keras"]),
+        **common.provenance(["tensorflow", "keras"]),
         "images": options.images,
         "samples": options.samples,
         "rounds": rounds,
@@ -105,7 +94,7 @@ def main():
         f"{options.samples:,} samples. Plain float32 matrix products reach "
         f"{peak / 1e9:.0f} GFLOP/s here (median of the better of a square "
         "of 2048 and the decoder's last layer).\n\n"
-        + table(
+        + common.table(
             [
                 "decoder",
                 "its matrix products' rate, of that",
@@ -114,7 +103,7 @@ def main():
             rows,
         )
     )
-    write_results(options.output, "nll_speed", results, markdown)
+    common.write_results(options.output, "nll_speed", results, markdown)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,11 @@ more with an encoder that was fitted again, to the test images. What that
 brings back was lost by the encoder; what stays, by the decoder.
 """
 
-import argparse
-import os
 import pathlib
 import tempfile
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import keras
-from common import (
-    FAST,
-    RESULTS,
-    binarized,
-    dense_vae,
-    provenance,
-    table,
-    write_results,
-)
 
 import vae_keras
 
@@ -60,17 +48,12 @@ def with_dropout(network: keras.Model, rate: float) -> keras.Model:
 
 
 def new_vae(dropout: float, decoder_units) -> vae_keras.VAE:
-    vae = dense_vae(LATENT_DIM, decoder_units, seed=SEED)
+    vae = common.dense_vae(LATENT_DIM, decoder_units, seed=SEED)
     if dropout:
         networks = (vae.encoder, vae.decoder)
         networks = (with_dropout(network, dropout) for network in networks)
         vae = vae_keras.VAE(*networks, seed=SEED)
     return vae
-
-
-def negative_elbo(vae, images) -> float:
-    logs = vae.evaluate(images, batch_size=500, verbose=0, return_dict=True)
-    return logs["loss"]
 
 
 class Curve(keras.callbacks.Callback):
@@ -84,7 +67,8 @@ class Curve(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         steps = int(self.model.optimizer.iterations)
         values = [
-            negative_elbo(self.model, x) for x in (self.images, self.val_images)
+            common.evaluated(self.model, x)["loss"]
+            for x in (self.images, self.val_images)
         ]
         self.rows.append([steps, *values])
         if values[1] < self.lowest:
@@ -95,17 +79,17 @@ class Curve(keras.callbacks.Callback):
 def refitted(vae, images, num_steps: int) -> float:
     """Fits the encoder to images, the decoder being fixed; returns −ELBO."""
     vae.decoder.trainable = False
-    vae.compile(keras.optimizers.Adam(LEARNING_RATE), **FAST)
+    vae.compile(keras.optimizers.Adam(LEARNING_RATE), **common.FAST)
     dataset = vae_keras.image_dataset(images, BATCH_SIZE, seed=SEED).repeat()
     vae.fit(dataset, steps_per_epoch=num_steps, verbose=0)
-    return negative_elbo(vae, images)
+    return common.evaluated(vae, images)["loss"]
 
 
 def measure(name: str, images, val_images, test_images, steps: int) -> dict:
     """Trains one model, and says what it has learned and what it lost."""
     num_images, dynamic, dropout, decoder_units = RUNS[name]
     images = images[:num_images]
-    fixed = binarized(images, seed=1)
+    fixed = common.binarized(images, seed=1)
     dataset = vae_keras.image_dataset(
         images if dynamic else fixed,
         BATCH_SIZE,
@@ -113,7 +97,7 @@ def measure(name: str, images, val_images, test_images, steps: int) -> dict:
         seed=SEED,
     ).repeat()
     vae = new_vae(dropout, decoder_units)
-    vae.compile(keras.optimizers.Adam(LEARNING_RATE), **FAST)
+    vae.compile(keras.optimizers.Adam(LEARNING_RATE), **common.FAST)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "best.weights.h5"
         curve = Curve(fixed[:5000], val_images, path)
@@ -126,12 +110,12 @@ def measure(name: str, images, val_images, test_images, steps: int) -> dict:
         )
         last = vae.get_weights()
         vae.load_weights(path)
-        stopped = negative_elbo(vae, test_images)
+        stopped = common.evaluated(vae, test_images)["loss"]
         vae.set_weights(last)
     row = {
         "curve": curve.rows,
         "training": curve.rows[-1][1],
-        "test": negative_elbo(vae, test_images),
+        "test": common.evaluated(vae, test_images)["loss"],
         "test_early_stopping": stopped,
         "test_refitted": refitted(vae, test_images, steps // 4),
     }
@@ -165,7 +149,7 @@ def as_markdown(results) -> str:
         "or anew each epoch where it says *dynamic*. *Stopped early*: at the "
         "lowest value on validation images. *Encoder fitted again*: to the "
         "test images, with the decoder of the end.\n\n"
-        + table(
+        + common.table(
             [
                 "run",
                 "training",
@@ -179,16 +163,14 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__)
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
-    images = vae_keras.load_mnist("train[:55000]")[0]
-    val_images = binarized(vae_keras.load_mnist("train[55000:]")[0])
-    test_images = binarized(vae_keras.load_mnist("test")[0])
+    images, val_images = common.held_out_split()
+    test_images = common.binarized(vae_keras.load_mnist("test")[0])
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "steps": options.steps,
         "seed": SEED,
         "test_images": len(test_images),
@@ -199,7 +181,7 @@ def main():
             name, images, val_images, test_images, options.steps
         )
         markdown = as_markdown(results)
-        write_results(options.output, "overfitting", results, markdown)
+        common.write_results(options.output, "overfitting", results, markdown)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,13 @@ both on the 10,000 test images, which no training saw. Also compares their
 training losses epoch by epoch.
 """
 
-import argparse
-import os
 import statistics
 import time
 
-from common import (
-    BATCH_SIZE,
-    FAST,
-    RESULTS,
-    article_vae,
-    provenance,
-    table,
-    write_results,
-)
+import common
+import keras
+
+import vae_keras
 
 SEEDS = (0, 1, 2)
 EPOCHS = 10
@@ -32,12 +25,7 @@ TERMS = {
 
 def train(way, seed, images, test_images, num_epochs) -> dict:
     """Trains and tests one model; prints a line for each epoch."""
-    import keras
-
-    import vae_keras
-
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
+    common.start_anew(seed)
     report = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: print(
             f"{way}, seed {seed}, epoch {epoch + 1}/{num_epochs}: "
@@ -48,12 +36,12 @@ def train(way, seed, images, test_images, num_epochs) -> dict:
     arguments = {"epochs": num_epochs, "callbacks": [report], "verbose": 0}
     start = time.perf_counter()
     if way == "fast":
-        vae = article_vae(**FAST)
-        dataset = vae_keras.image_dataset(images, BATCH_SIZE, seed=seed)
+        vae = common.article_vae(**common.FAST)
+        dataset = vae_keras.image_dataset(images, common.BATCH_SIZE, seed=seed)
         history = vae.fit(dataset, **arguments)
     else:
-        vae = article_vae()
-        history = vae.fit(images, batch_size=BATCH_SIZE, **arguments)
+        vae = common.article_vae()
+        history = vae.fit(images, batch_size=common.BATCH_SIZE, **arguments)
     seconds = time.perf_counter() - start
     test = vae.evaluate(
         test_images, batch_size=1000, verbose=0, return_dict=True
@@ -138,14 +126,14 @@ def as_markdown(results) -> str:
         "# Quality at the article's setting\n\n"
         f"Nats per image. Fast: `image_dataset`, `jit_compile=True`, "
         "`steps_per_execution=50`. Plain: `fit` on arrays with Keras's "
-        f"default `compile`. Seeds {seeds}; batch {BATCH_SIZE}, Adam 1e-3, "
-        f"{results['images']:,} training images.\n\n"
+        f"default `compile`. Seeds {seeds}; batch {common.BATCH_SIZE}, Adam "
+        f"1e-3, {results['images']:,} training images.\n\n"
         f"## On the {results['test_images']:,} test images\n\n"
-        + table(["test", *TERMS.values(), "epochs", "seconds"], tests)
+        + common.table(["test", *TERMS.values(), "epochs", "seconds"], tests)
         + "\n"
-        + table(["over seeds", *TERMS.values()], summary)
+        + common.table(["over seeds", *TERMS.values()], summary)
         + "\n## Training loss, means over the seeds\n\n"
-        + table(
+        + common.table(
             [
                 "epoch",
                 "fast",
@@ -160,19 +148,12 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument(
         "--plain-epochs", type=int, help="of the plain loop, if fewer"
     )
-    parser.add_argument(
-        "--images", type=int, default=60_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import vae_keras
-
     images = vae_keras.load_mnist("train")[0][: options.images]
     test_images, _ = vae_keras.load_mnist("test")
     num_epochs = {
@@ -187,11 +168,11 @@ def main():
                 train(way, seed, images, test_images, num_epochs[way])
             )
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "seeds": SEEDS,
         "images": len(images),
         "test_images": len(test_images),
-        "batch_size": BATCH_SIZE,
+        "batch_size": common.BATCH_SIZE,
         "test": {
             way: {
                 term: spread([run["test"][term] for run in runs[way]])
@@ -202,7 +183,9 @@ def main():
         "curves": compare_curves(runs),
         "runs": runs,
     }
-    write_results(options.output, "quality", results, as_markdown(results))
+    common.write_results(
+        options.output, "quality", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

@@ -14,19 +14,16 @@ what momentum does, and another the GAN after more epochs. Rows of models
 that are not run keep their committed values.
 """
 
-import argparse
 import json
-import os
 import pathlib
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import keras
 import numpy as np
-from common import FAST, RESULTS, provenance, table, write_results
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import shuffle
 
 import vae_keras
 
@@ -41,22 +38,21 @@ SEEDS = (0, 1, 2)
 
 def new_model(name: str, learning_rate, num_steps: int, seed, beta_1=0.0):
     """Returns one of the three, compiled."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
+    common.start_anew(seed)
     decoder = vae_keras.mlp_decoder(LATENT_DIM, IMAGE_SHAPE)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
     optimizer = keras.optimizers.Adam(schedule, beta_2=0.99)
     if name == "GAN":
         discriminator = vae_keras.mlp_encoder(IMAGE_SHAPE, latent_dim=1)
-        model = vae_keras.GAN(decoder, discriminator, seed=seed)
+        model = vae_keras.baselines.GAN(decoder, discriminator, seed=seed)
         optimizer = keras.optimizers.Adam(schedule, beta_1=beta_1)
     elif name == "VAE":
         encoder = vae_keras.mlp_encoder(IMAGE_SHAPE, LATENT_DIM)
         model = vae_keras.VAE(encoder, decoder, seed=seed)
     else:
         encoder = vae_keras.mlp_encoder(IMAGE_SHAPE, LATENT_DIM)
-        model = vae_keras.Autoencoder(encoder, decoder)
-    model.compile(optimizer, **FAST)
+        model = vae_keras.baselines.Autoencoder(encoder, decoder)
+    model.compile(optimizer, **common.FAST)
     return model
 
 
@@ -80,10 +76,11 @@ def latents(model, images, seed):
 def samples(model, images, count: int, seed: int) -> dict:
     """Returns samples from N(0, I) and, with an encoder, from a mixture."""
     drawn = {"N(0, I)": model.generate(count, seed=seed)}
-    if not isinstance(model, vae_keras.GAN):
+    if model.has_encoder:
         z = np.float64(latents(model, images[:NUM_ENCODED], seed))
         mixture = GaussianMixture(10, random_state=seed).fit(z)
-        drawn["mixture"] = model.decode(mixture.sample(count)[0])
+        z, _ = mixture.sample(count)  # ordered by component
+        drawn["mixture"] = model.decode(shuffle(z, random_state=seed))
     return {way: np.asarray(x) for way, x in drawn.items()}
 
 
@@ -96,7 +93,7 @@ def tried(name: str, images, val_images, options) -> dict:
         )
         drawn = samples(model, images, len(val_images), options.seeds[0])
         distance = min(
-            vae_keras.sample_quality(val_images, x).frechet
+            vae_keras.digits.sample_quality(val_images, x).frechet
             for x in drawn.values()
         )
         tries[rate] = distance, model, seconds
@@ -108,23 +105,19 @@ def row(real_images, neighbors: NearestNeighbors, x) -> dict:
     """Measures samples; `nearest` is their distance to a training image."""
     distances, _ = neighbors.kneighbors(x[:1000].reshape(-1, 784))
     return {
-        **vae_keras.sample_quality(real_images, x)._asdict(),
+        **vae_keras.digits.sample_quality(real_images, x)._asdict(),
         "nearest": float(np.median(distances)),
     }
 
 
 def as_markdown(results) -> str:
     def cells(rows):
-        def spread(field, digits):
-            values = [row[field] for row in rows]
-            text = f"{np.mean(values):.{digits}f}"
-            if len(rows) > 1:
-                text += f" ({np.ptp(values):.{digits}f})"
-            return text
-
-        fields = ("frechet", 1), ("precision", 2), ("recall", 2)
-        fields += ("density", 2), ("coverage", 2), ("confidence", 2)
-        return [spread(*field) for field in (*fields, ("nearest", 1))]
+        fields = "precision", "recall", "density", "coverage", "confidence"
+        return [
+            common.spread(rows, "frechet"),
+            *(common.spread(rows, field, 2) for field in fields),
+            common.spread(rows, "nearest"),
+        ]
 
     rows = [["real images", "–", "–", *cells([results["real"]])]]
     for name, run in results["runs"].items():
@@ -137,12 +130,12 @@ def as_markdown(results) -> str:
         f"`mlp_decoder`, {LATENT_DIM} latents, {results['epochs']} epochs "
         f"of {results['images']:,} grey images unless it says otherwise, "
         f"batch {BATCH_SIZE}. {results['count']:,} samples against as many "
-        "test images, by the judge's features; mean and, in brackets, range "
-        f"over {len(results['seeds'])} seeds. *Nearest* is the median "
+        "test images, by the classifier's features; mean and, in brackets, "
+        f"range over {len(results['seeds'])} seeds. *Nearest* is the median "
         "distance, over pixels, of a sample to the nearest training image. "
         "Each model's learning rate is the best of three by the Fréchet "
         "distance on validation images.\n\n"
-        + table(
+        + common.table(
             [
                 "model, latents from",
                 "learning rate",
@@ -161,18 +154,14 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=55_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument(
         "--gan-epochs", type=int, default=24, help="of one long training"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument(
-        "--images", type=int, default=55_000, help="fewer for a quick look"
-    )
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     images = vae_keras.load_mnist("train[:55000]")[0][: options.images]
     val_images, _ = vae_keras.load_mnist("train[55000:]")
@@ -183,7 +172,7 @@ def main():
     neighbors = NearestNeighbors(n_neighbors=1)
     neighbors.fit(images.reshape(-1, 784))
     results = {
-        **provenance(["tensorflow", "keras", "numpy", "scikit-learn"]),
+        **common.provenance(["tensorflow", "keras", "numpy", "scikit-learn"]),
         "epochs": options.epochs,
         "images": len(images),
         "count": options.count,
@@ -217,7 +206,9 @@ def main():
                 run["ways"].setdefault(way, []).append(values)
                 print(f"{name}, seed {seed}, {way}: {values}", flush=True)
         results["runs"][name] = run
-        write_results(options.output, "rivals", results, as_markdown(results))
+        common.write_results(
+            options.output, "rivals", results, as_markdown(results)
+        )
     if "GAN" not in options.models:
         return
     rate = results["runs"]["GAN"]["learning_rate"]
@@ -232,7 +223,9 @@ def main():
             "seconds": [seconds],
             "ways": {"N(0, I)": [row(real, neighbors, x)]},
         }
-        write_results(options.output, "rivals", results, as_markdown(results))
+        common.write_results(
+            options.output, "rivals", results, as_markdown(results)
+        )
 
 
 if __name__ == "__main__":

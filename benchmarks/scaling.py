@@ -26,9 +26,7 @@ import subprocess
 import sys
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-from common import RESULTS, article_vae, provenance, table, write_results
+import common
 
 WARM_UP = 5  # steps
 
@@ -60,11 +58,11 @@ def measure(batch_size: int, num_steps: int) -> dict:
 
     def training(strategy, size):
         with strategy.scope():
-            vae = article_vae(jit_compile=False)
+            vae = common.article_vae(jit_compile=False)
         dataset = vae_keras.image_dataset(images, size, seed=0).repeat()
         return lambda steps: vae.fit(dataset, steps_per_epoch=steps, verbose=0)
 
-    vae = article_vae()
+    vae = common.article_vae()
     gradients = [tf.zeros(w.shape) for w in vae.trainable_weights]
 
     @tf.function
@@ -155,7 +153,7 @@ def as_markdown(results) -> str:
         "is left of a step after computing and all-reduce. Megabytes a step "
         "over the loopback interface, all workers together: counted, and as "
         "the ring algorithm needs for the gradients alone.\n\n"
-        + table(
+        + common.table(
             [
                 "workers",
                 "step",
@@ -172,20 +170,19 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__)
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[60, 960])
     parser.add_argument(
         "--steps", type=int, default=200, help="fewer for a quick look"
     )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options.steps)))
         return
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         "steps": options.steps,
         "runs": [
             measured(num_workers, batch_size, options.steps)
@@ -193,7 +190,9 @@ def main():
             for num_workers in options.workers
         ],
     }
-    write_results(options.output, "scaling", results, as_markdown(results))
+    common.write_results(
+        options.output, "scaling", results, as_markdown(results)
+    )
 
 
 if __name__ == "__main__":

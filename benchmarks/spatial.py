@@ -12,24 +12,12 @@ test images. No choice is made by these numbers: learning rate and number of
 maps were chosen on train[55000:].
 """
 
-import argparse
 import math
-import os
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import keras
 import numpy as np
-from common import (
-    FAST,
-    RESULTS,
-    binarized,
-    falling,
-    provenance,
-    table,
-    write_results,
-)
 
 import vae_keras
 
@@ -57,13 +45,14 @@ def new_vae(kind: str, seed: int) -> vae_keras.VAE:
             vae_keras.conv_decoder(latent_dim, IMAGE_SHAPE),
             seed=seed,
         )
-    vae = vae_keras.SpatialVAE(
-        IMAGE_SHAPE, NUM_MAPS, factored=kind == "rows and columns", seed=seed
-    )
     if kind == "vector":
-        encoder = vector_encoder(vae.latent_shape)
-        vae = vae_keras.VAE(encoder, vae.decoder, seed=seed)
-    return vae
+        encoder = vector_encoder((7, 7, NUM_MAPS))
+    else:
+        encoder = vae_keras.spatial.spatial_encoder(
+            IMAGE_SHAPE, NUM_MAPS, factored=kind == "rows and columns"
+        )
+    decoder = vae_keras.spatial.spatial_decoder(NUM_MAPS, IMAGE_SHAPE)
+    return vae_keras.SpatialVAE(encoder, decoder, seed=seed)
 
 
 def posterior_numbers(kind: str) -> int:
@@ -74,21 +63,20 @@ def posterior_numbers(kind: str) -> int:
 
 def measure(kind: str, seed: int, images, test_images, options) -> dict:
     """Trains one model and measures it on held-out images."""
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
+    common.start_anew(seed)
     vae = new_vae(kind, seed)
-    dataset = vae_keras.image_dataset(
-        images, BATCH_SIZE, binarize="dynamic", seed=seed
-    )
-    num_steps = options.epochs * len(dataset)
-    vae.compile(falling(LEARNING_RATE, num_steps), **FAST)
     start = time.perf_counter()
-    history = vae.fit(dataset, epochs=options.epochs, verbose=0).history
+    history = common.train(
+        vae, images, BATCH_SIZE, options.epochs, LEARNING_RATE, seed
+    )
     seconds = time.perf_counter() - start
-    binary = binarized(test_images)
-    test = vae.evaluate(binary, batch_size=500, verbose=0, return_dict=True)
+    binary = common.binarized(test_images)
+    test = common.evaluated(vae, binary)
     nll = vae_keras.importance_weighted_nll(
-        vae, binary[: options.nll_images], options.samples, verbose=False
+        vae,
+        binary[: options.nll_images],
+        num_samples=options.samples,
+        verbose=False,
     )
     real = test_images[: options.quality_images]
     samples = np.asarray(vae.generate(len(real), seed=seed))
@@ -101,7 +89,7 @@ def measure(kind: str, seed: int, images, test_images, options) -> dict:
         "nll": nll.mean,
         "nll_standard_error": nll.standard_error,
         "active_units": vae_keras.active_units(vae, binary),
-        **vae_keras.sample_quality(real, samples)._asdict(),
+        **vae_keras.digits.sample_quality(real, samples)._asdict(),
     }
     print(
         f"{kind}, seed {seed}: {seconds:.0f} s, training "
@@ -113,12 +101,6 @@ def measure(kind: str, seed: int, images, test_images, options) -> dict:
     return row
 
 
-def spread(rows, field: str, digits: int = 1) -> str:
-    """Returns mean and range over the seeds."""
-    values = [row[field] for row in rows]
-    return f"{np.mean(values):.{digits}f} ({np.ptp(values):.{digits}f})"
-
-
 def as_markdown(results) -> str:
     rows = [
         [
@@ -126,13 +108,13 @@ def as_markdown(results) -> str:
             posterior_numbers(kind),
             f"{runs[0]['parameters'][0] / 1e3:.0f} k",
             f"{runs[0]['parameters'][1] / 1e3:.0f} k",
-            spread(runs, "elbo"),
-            spread(runs, "kl"),
-            spread(runs, "nll"),
-            spread(runs, "active_units", 0),
-            spread(runs, "frechet"),
-            spread(runs, "precision", 2),
-            spread(runs, "coverage", 2),
+            common.spread(runs, "elbo"),
+            common.spread(runs, "kl"),
+            common.spread(runs, "nll"),
+            common.spread(runs, "active_units", 0),
+            common.spread(runs, "frechet"),
+            common.spread(runs, "precision", 2),
+            common.spread(runs, "coverage", 2),
         ]
         for kind, runs in results["runs"].items()
     ]
@@ -147,7 +129,7 @@ def as_markdown(results) -> str:
         f"{results['nll_images']:,} images, active units; Fréchet distance, "
         f"precision and coverage of {results['quality_images']:,} samples. "
         "*Numbers* counts what the encoder gives for one image.\n\n"
-        + table(
+        + common.table(
             [
                 "posterior",
                 "numbers",
@@ -167,21 +149,17 @@ def as_markdown(results) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--nll-images", type=int, default=1000)
     parser.add_argument("--quality-images", type=int, default=3000)
-    parser.add_argument(
-        "--images", type=int, default=60_000, help="fewer for a quick look"
-    )
-    parser.add_argument("--output", default=RESULTS, help="a directory")
     options = parser.parse_args()
     images = vae_keras.load_mnist("train")[0][: options.images]
     test_images, _ = vae_keras.load_mnist("test")
     results = {
-        **provenance(["tensorflow", "keras", "numpy"]),
+        **common.provenance(["tensorflow", "keras", "numpy"]),
         **{
             name: getattr(options, name)
             for name in ("epochs", "samples", "nll_images", "quality_images")
@@ -195,7 +173,7 @@ def main():
         for seed in options.seeds:
             rows.append(measure(kind, seed, images, test_images, options))
             markdown = as_markdown(results)
-            write_results(options.output, "spatial", results, markdown)
+            common.write_results(options.output, "spatial", results, markdown)
 
 
 if __name__ == "__main__":

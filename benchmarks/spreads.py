@@ -9,8 +9,8 @@ import argparse
 import json
 import pathlib
 
+import common
 import keras
-import numpy as np
 
 import vae_keras
 
@@ -31,15 +31,19 @@ def notebook_3(optimizer: str, seed: int):
     rule = keras.optimizers.get(
         {"class_name": optimizer, "config": {"learning_rate": 1e-3}}
     )
-    vae.compile(rule, jit_compile=True, steps_per_execution=50)
+    vae.compile(rule, **common.FAST)
     return vae, vae_keras.image_dataset(images, 64, seed=seed), val_images, 10
+
+
+def compile_falling(vae, learning_rate: float, num_steps: int) -> None:
+    """Compiles as notebooks 5 and 7 do: the rate falls along a cosine."""
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, num_steps)
+    vae.compile(keras.optimizers.Adam(schedule, beta_2=0.99), **common.FAST)
 
 
 def notebook_5(kind: str, seed: int):
     """Returns model, training data, validation data and epochs."""
-    images, _ = vae_keras.load_mnist("train[:55000]")
-    val_images, _ = vae_keras.load_mnist("train[55000:]")
-    draw = np.random.default_rng(0).random(val_images.shape)
+    images, val_images = common.held_out_split()
     name, epochs, learning_rate = {
         "dense": ("mlp", 12, 2e-3),
         "conv": ("conv", 5, 4e-3),
@@ -52,31 +56,21 @@ def notebook_5(kind: str, seed: int):
     dataset = vae_keras.image_dataset(
         images, 125, binarize="dynamic", seed=seed
     )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate, epochs * len(dataset)
-    )
-    vae.compile(
-        keras.optimizers.Adam(schedule, beta_2=0.99),
-        jit_compile=True,
-        steps_per_execution=50,
-    )
-    return vae, dataset, (draw < val_images).astype("float32"), epochs
+    compile_falling(vae, learning_rate, epochs * len(dataset))
+    return vae, dataset, val_images, epochs
 
 
 def notebook_7(kind: str, seed: int):
     """Returns model, training data, validation data and epochs."""
     _, dataset, val_images, epochs = notebook_5("conv", seed)
     vae = vae_keras.SpatialVAE(
-        IMAGE_SHAPE, factored=kind == "rows and columns", seed=seed
+        vae_keras.spatial.spatial_encoder(
+            IMAGE_SHAPE, factored=kind == "rows and columns"
+        ),
+        vae_keras.spatial.spatial_decoder(2, IMAGE_SHAPE),
+        seed=seed,
     )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        4e-3, epochs * len(dataset)
-    )
-    vae.compile(
-        keras.optimizers.Adam(schedule, beta_2=0.99),
-        jit_compile=True,
-        steps_per_execution=50,
-    )
+    compile_falling(vae, 4e-3, epochs * len(dataset))
     return vae, dataset, val_images, epochs
 
 

@@ -11,11 +11,16 @@ and back, ReLU, cross-entropy from logits summed over pixels plus KL, mean
 over the batch of 64, Adam with learning rate 1e-3. Every image is used
 once an epoch in a new order, except that JAX's scan, which needs batches
 of one size, drops the 32 images of the last one (and is counted so).
+
+With `--options` the contenders are the documented way and that way with one
+thing changed: freed memory not kept, no XLA, or 50 steps fused into one XLA
+program, which Keras's loop of compiled steps is compared with.
 """
 
 import argparse
 import gzip
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -132,7 +137,7 @@ def read_images(num_images):
     return pixels[:num_images].astype("float32") / 255
 
 
-def run_keras(num_images, num_epochs, fast):
+def run_keras(num_images, num_epochs, way):
     import keras
     import tensorflow as tf
 
@@ -147,11 +152,42 @@ def run_keras(num_images, num_epochs, fast):
         on_epoch_end=lambda epoch, logs: turns.done(logs["loss"], len(images)),
     )
     arguments = {"epochs": num_epochs, "callbacks": [one_by_one], "verbose": 0}
-    if fast:
-        dataset = vae_keras.image_dataset(images, BATCH_SIZE, seed=SEED)
-        article_vae(**FAST).fit(dataset, **arguments)
-    else:
+    if way == "plain":
         article_vae().fit(images, batch_size=BATCH_SIZE, **arguments)
+        return
+    if way == "freed memory":
+        vae_keras._base.keep_freed_memory = lambda: None
+    vae = article_vae(**{**FAST, "jit_compile": way != "no XLA"})
+    if way == "fused":
+        vae.optimizer.build(vae.trainable_variables)
+        vae.train_function = fused_steps(vae)
+    dataset = vae_keras.image_dataset(images, BATCH_SIZE, seed=SEED)
+    vae.fit(dataset, **arguments)
+
+
+def fused_steps(vae):
+    """Returns a train function that is one XLA program of many steps."""
+    import tensorflow as tf
+
+    import vae_keras
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(batches):
+        def step(i):
+            vae.train_step(batches[i])
+            return i + 1
+
+        tf.while_loop(lambda i: i < batches.shape[0], step, [0])
+        return vae.get_metrics_result()
+
+    def train_function(iterator):
+        vae_keras._base.keep_freed_memory()
+        batches = list(itertools.islice(iterator, FAST["steps_per_execution"]))
+        if not batches:
+            raise StopIteration
+        return run(tf.stack(batches))
+
+    return train_function
 
 
 def run_torch(num_images, num_epochs):
@@ -320,8 +356,11 @@ def run_whole(num_images, num_epochs):
 
 
 WORKERS = {
-    "vae_keras": lambda *sizes: run_keras(*sizes, fast=True),
-    "keras_plain": lambda *sizes: run_keras(*sizes, fast=False),
+    "vae_keras": lambda *sizes: run_keras(*sizes, way="documented"),
+    "keras_plain": lambda *sizes: run_keras(*sizes, way="plain"),
+    "freed": lambda *sizes: run_keras(*sizes, way="freed memory"),
+    "no_xla": lambda *sizes: run_keras(*sizes, way="no XLA"),
+    "fused": lambda *sizes: run_keras(*sizes, way="fused"),
     "torch": run_torch,
     "jax": run_jax,
     "numpy": run_numpy,
@@ -332,6 +371,12 @@ CONTENDERS = {
     "keras_plain": "the same VAE, `fit` on arrays, default `compile`",
     "torch": "PyTorch, eager, `DataLoader`",
     "jax": "JAX, a jitted `lax.scan` over the epoch",
+}
+OPTIONS = {
+    "vae_keras": "vae_keras, the documented way",
+    "fused": "50 steps fused into one XLA program",
+    "freed": "freed memory not kept",
+    "no_xla": "without XLA",
 }
 # What each process's matrix product is called.
 PRODUCTS = {
@@ -380,13 +425,13 @@ class Process:
         self.process.wait()
 
 
-def alternate(num_images, num_epochs) -> tuple[dict, dict]:
+def alternate(names, num_images, num_epochs) -> tuple[dict, dict]:
     """Returns each contender's timed epochs, and rates of products."""
-    epochs = {name: [] for name in CONTENDERS}
-    rates = {library: [] for library in PRODUCTS.values()}
+    epochs = {name: [] for name in names if name != "numpy"}
+    rates = {PRODUCTS[name]: [] for name in names if name in PRODUCTS}
     processes = {}
     try:
-        for name in {**CONTENDERS, **PRODUCTS}:
+        for name in names:
             print(f"starting {name}", flush=True)
             processes[name] = Process(name, num_images, 1 + num_epochs)
         for i in range(1 + num_epochs):
@@ -394,7 +439,7 @@ def alternate(num_images, num_epochs) -> tuple[dict, dict]:
                 if name in PRODUCTS:
                     rate = process.ask("product")["gflops"]
                     rates[PRODUCTS[name]].append(rate)
-                if name in CONTENDERS:
+                if name in epochs:
                     epochs[name].append(process.ask("epoch"))
                     report(i, name, epochs[name][-1])
     finally:
@@ -449,7 +494,7 @@ def as_markdown(results) -> str:
         low, high = row["images_per_second_range"]
         rows.append(
             [
-                CONTENDERS[name],
+                {**CONTENDERS, **OPTIONS}[name],
                 f"{row['images_per_second']:,.0f}",
                 f"{low:,.0f} to {high:,.0f}",
                 f"{row['gflops']:.0f}",
@@ -471,8 +516,10 @@ def as_markdown(results) -> str:
         f"{name} {rate:.0f}" for name, rate in results["product_gflops"].items()
     )
     idle = max(r["idle_cpu_share"] for r in results["contenders"].values())
-    return (
-        "# Training throughput\n\n"
+    whole = results.get("whole_run")
+    title = "Training throughput" if whole else "What makes a step fast"
+    markdown = (
+        f"# {title}\n\n"
         + table(header, rows)
         + f"\nMedians of {num_timed} timed epochs that alternate between the "
         "contenders, after one epoch of warm-up; the ratios are medians of "
@@ -482,11 +529,15 @@ def as_markdown(results) -> str:
         "forward and backward. Rate of a float32 product of "
         f"{PRODUCT_SIZE}³ in the same rounds, in GFLOP/s: {products}; the "
         "shares are of the fastest. While it waited, no contender used more "
-        f"than {idle:.1%} of a core.\n\n"
-        "From starting Python to a trained and saved model "
-        f"({results['whole_run']['epochs']} epochs, import, data and "
-        f"compilation included): {results['whole_run']['seconds']:.1f} s.\n"
+        f"than {idle:.1%} of a core.\n"
     )
+    if whole:
+        markdown += (
+            "\nFrom starting Python to a trained and saved model "
+            f"({whole['epochs']} epochs, import, data and compilation "
+            f"included): {whole['seconds']:.1f} s.\n"
+        )
+    return markdown
 
 
 def main():
@@ -496,13 +547,21 @@ def main():
         "--images", type=int, default=60_000, help="fewer for a quick look"
     )
     parser.add_argument("--output", default=RESULTS, help="a directory")
+    parser.add_argument(
+        "--options", action="store_true", help="compare ways of vae_keras"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if options.worker:
         WORKERS[options.worker](options.images, options.epochs)
         return
-    for peer in ("torch", "jax"):
+    if options.options:
+        # All groups of steps alike, as the fused way wants them.
+        group = BATCH_SIZE * FAST["steps_per_execution"]
+        options.images -= options.images % group
+    peers = () if options.options else ("torch", "jax")
+    for peer in peers:
         if importlib.util.find_spec(peer) is None:
             parser.error(f"{peer} is missing: pip install 'vae_keras[peers]'")
 
@@ -513,21 +572,25 @@ def main():
             "other work disturbs the contenders, and PyTorch most of all.",
             flush=True,
         )
-    epochs, rates = alternate(options.images, options.epochs)
-    print("whole run, from starting Python to a saved model", flush=True)
-    start = time.perf_counter()
-    subprocess.run(
-        [
-            *(sys.executable, __file__, "--worker", "whole"),
-            *("--images", str(options.images)),
-            *("--epochs", str(EPOCHS_OF_WHOLE_RUN)),
-        ],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    whole_seconds = time.perf_counter() - start
+    names = OPTIONS if options.options else {**CONTENDERS, **PRODUCTS}
+    epochs, rates = alternate(names, options.images, options.epochs)
+    whole_run = {}
+    if not options.options:
+        print("whole run, from starting Python to a saved model", flush=True)
+        start = time.perf_counter()
+        subprocess.run(
+            [
+                *(sys.executable, __file__, "--worker", "whole"),
+                *("--images", str(options.images)),
+                *("--epochs", str(EPOCHS_OF_WHOLE_RUN)),
+            ],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        seconds = time.perf_counter() - start
+        whole_run = {"epochs": EPOCHS_OF_WHOLE_RUN, "seconds": seconds}
     results = {
-        **provenance(["tensorflow", "keras", "torch", "jax", "numpy"]),
+        **provenance(["tensorflow", "keras", *peers, "numpy"]),
         "seed": SEED,
         "images": options.images,
         "batch_size": BATCH_SIZE,
@@ -535,11 +598,12 @@ def main():
         "load_before": load_before,
         "flop_per_image": FLOP_PER_IMAGE,
         **summarise(epochs, rates),
-        "whole_run": {"epochs": EPOCHS_OF_WHOLE_RUN, "seconds": whole_seconds},
+        **({"whole_run": whole_run} if whole_run else {}),
         "epochs": epochs,
         "product_gflops_by_round": rates,
     }
-    write_results(options.output, "throughput", results, as_markdown(results))
+    name = "step_options" if options.options else "throughput"
+    write_results(options.output, name, results, as_markdown(results))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ of them this one is. Without it, this machine works alone.
                 "task": {"type": "worker", "index": 0}}'
 
 `--folder` must be on a disk that all share. If a worker dies, the others end
-with an error: start all of them again, and they go on from the last epoch.
+with an error: start all of them again, and they go on from the last epoch,
+which is in `vae.keras`. A finished training is in the same file.
 """
 
 import argparse
@@ -46,6 +47,15 @@ def batches(strategy, split: str, batch_size: int):
     return strategy.distribute_datasets_from_function(share), num_steps
 
 
+def new_vae() -> vae_keras.VAE:
+    vae = vae_keras.VAE(
+        vae_keras.mlp_encoder((28, 28, 1), latent_dim=10),
+        vae_keras.mlp_decoder(10, (28, 28, 1)),
+    )
+    vae.compile("adam")
+    return vae
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, default="artifacts/run")
@@ -60,19 +70,21 @@ def main():
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     faulthandler.cancel_dump_traceback_later()
     vae_keras.load_mnist("test")  # TensorFlow Datasets writes its files, once.
-    with strategy.scope():
-        encoder = vae_keras.mlp_encoder((28, 28, 1), latent_dim=10)
-        decoder = vae_keras.mlp_decoder(10, (28, 28, 1))
-        vae = vae_keras.VAE(encoder, decoder)
-        vae.compile("adam")
     dataset, num_steps = batches(strategy, options.split, options.batch_size)
-    backup = options.folder / "backup"
-    backup.mkdir(parents=True, exist_ok=True)
-    # Workers that deleted the backup at the end would do so all at once.
-    backup = keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False)
-    epochs = {"steps_per_epoch": num_steps, "epochs": options.epochs}
-    vae.fit(dataset, **epochs, callbacks=[backup], verbose=2)
-    vae.save(options.folder / "vae.keras")  # All call it, and the chief writes.
+    options.folder.mkdir(parents=True, exist_ok=True)
+    path = options.folder / "vae.keras"
+    with strategy.scope():
+        vae = keras.saving.load_model(path) if path.exists() else new_vae()
+    # The file has the optimizer in it, which counts its steps. All workers
+    # save after each epoch, and the chief replaces the file.
+    vae.fit(
+        dataset,
+        steps_per_epoch=num_steps,
+        initial_epoch=int(vae.optimizer.iterations.numpy()) // num_steps,
+        epochs=options.epochs,
+        callbacks=[keras.callbacks.ModelCheckpoint(path)],
+        verbose=2,
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,42 @@
+import functools
+import os
+
+import hypothesis
 import keras
 import matplotlib
 import pytest
+import tensorflow as tf
 
 import vae_keras
 
 # Figures are drawn without a screen.
 matplotlib.use("Agg")
 
+# For two replicas in one process. The first is where all else runs.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
 
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_xla_by_default(monkeypatch):
+    """`jit_compile="auto"` may mean XLA: tests that want it ask for it."""
+    compile = vae_keras.VAE.compile
+
+    @functools.wraps(compile)
+    def compile_plainly(self, *args, **kwargs):
+        return compile(self, *args, **{"jit_compile": False, **kwargs})
+
+    for model in vae_keras.VAE.__mro__:
+        if "compile" in vars(model):
+            monkeypatch.setattr(model, "compile", compile_plainly)
+            return
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +71,23 @@ def small_vae():
         )
 
     return make
+
+
+# === Hypothesis ===
+
+# The quick profile finds the same examples each time. HYPOTHESIS_PROFILE=
+# thorough looks for new ones.
+hypothesis.settings.register_profile(
+    "quick",
+    max_examples=10,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "thorough",
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -1,15 +1,15 @@
-"""Copies the notebooks for nbval, with the exercises' solutions as cells.
+"""Copies a notebook for nbval, with the exercises' solutions as cells.
 
-    python tests/nbval_copies.py
+    python tests/nbval_copies.py notebooks/03_training.ipynb
 
-The copies go to build/nbval, so that no test changes the notebooks or the
+The copy goes to build/series, so that no test changes the notebooks or the
 figures in the repository. A solution has no stored output to be compared
 with, but it has to run.
 """
 
 import pathlib
 import re
-import shutil
+import sys
 
 import nbformat
 
@@ -27,22 +27,17 @@ def solutions(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Writes fresh copies to build/nbval."""
-    target = ROOT / "build" / "nbval"
-    shutil.rmtree(target, ignore_errors=True)
-    for folder in ("notebooks", "figures", "artifacts"):
-        (target / folder).mkdir(parents=True)
-    # What notebooks quote from the benchmarks, and the script that they start.
-    for folder in ("benchmarks/results", "examples"):
-        shutil.copytree(ROOT / folder, target / folder)
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells += [
-            nbformat.v4.new_code_cell(code) for code in solutions(notebook)
-        ]
-        nbformat.write(notebook, target / "notebooks" / path.name)
+def main(path: pathlib.Path) -> None:
+    """Writes a fresh copy to build/series/notebooks."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells += [
+        nbformat.v4.new_code_cell(code, metadata={"tags": ["solution"]})
+        for code in solutions(notebook)
+    ]
+    target = ROOT / "build" / "series" / "notebooks" / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
 
 
 if __name__ == "__main__":
-    main()
+    main(pathlib.Path(sys.argv[1]))

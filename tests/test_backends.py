@@ -1,77 +1,19 @@
 """The pieces run on another backend; the models say that they do not."""
 
 import importlib.util
+import inspect
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import vae_keras
-
-ROOT = pathlib.Path(vae_keras.__file__).parents[1]
-CHILD = """
-import json, sys
-
-import keras
-import numpy as np
-
-import vae_keras
-
-assert keras.backend.backend() == "jax"
-x = np.random.default_rng(0).random((4, 28, 28, 1)).astype("float32")
-report = {}
-for kind in ("mlp", "conv"):
-    encoder = getattr(vae_keras, f"{kind}_encoder")((28, 28, 1), 2)
-    decoder = getattr(vae_keras, f"{kind}_decoder")(2, (28, 28, 1))
-    for network in (encoder, decoder):
-        for weight in network.weights:
-            values = np.cos(np.arange(np.prod(weight.shape)))
-            weight.assign(values.reshape(weight.shape) / len(weight.shape) / 9)
-    z_mean, z_log_var = encoder(x)
-    z = vae_keras.Sampling(seed=3)((z_mean, z_log_var))
-    assert type(z).__module__.startswith("jax")
-    report[kind] = [
-        np.asarray(value).tolist()
-        for value in (
-            vae_keras.gaussian_kl(z_mean, z_log_var),
-            vae_keras.bernoulli_nll(x, decoder(z_mean)),
-            (z - z_mean) / keras.ops.exp(0.5 * z_log_var),
-        )
-    ]
-try:
-    vae_keras.VAE(encoder, decoder).compile("adam")
-except Exception as error:
-    report["error"] = f"{type(error).__name__}: {error}"
-print(json.dumps(report))
-"""
+from tests.helpers import run_python
 
 
-@pytest.fixture(scope="module")
-def report():
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout.splitlines()[-1])
-
-
-needs_jax = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None,
-    reason="JAX comes with the extra `peers`",
-)
-
-
-@needs_jax
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_jax_computes_what_tensorflow_computes(report, kind):
+def computed(kind):
+    """Both losses and the noise, for networks of given weights."""
     x = np.random.default_rng(0).random((4, 28, 28, 1)).astype("float32")
     encoder = getattr(vae_keras, f"{kind}_encoder")((28, 28, 1), 2)
     decoder = getattr(vae_keras, f"{kind}_decoder")(2, (28, 28, 1))
@@ -80,13 +22,58 @@ def test_jax_computes_what_tensorflow_computes(report, kind):
             values = np.cos(np.arange(np.prod(weight.shape)))
             weight.assign(values.reshape(weight.shape) / len(weight.shape) / 9)
     z_mean, z_log_var = encoder(x)
-    kl, nll, noise = map(np.array, report[kind])
-    np.testing.assert_allclose(
-        kl, vae_keras.gaussian_kl(z_mean, z_log_var), rtol=1e-3
+    z = vae_keras.Sampling(seed=3)((z_mean, z_log_var))
+    return (
+        vae_keras.gaussian_kl(z_mean, z_log_var),
+        vae_keras.bernoulli_nll(x, decoder(z_mean)),
+        (z - z_mean) / keras.ops.exp(0.5 * z_log_var),
     )
-    np.testing.assert_allclose(
-        nll, vae_keras.bernoulli_nll(x, decoder(z_mean)), rtol=1e-3
-    )
+
+
+CHILD = f"""
+import json
+
+import keras
+import numpy as np
+
+import vae_keras
+
+{inspect.getsource(computed)}
+
+assert keras.backend.backend() == "jax"
+report = {{}}
+for kind in ("mlp", "conv"):
+    values = computed(kind)
+    assert type(values[2]).__module__.startswith("jax")
+    report[kind] = [np.asarray(value).tolist() for value in values]
+encoder = vae_keras.mlp_encoder((28, 28, 1), 2)
+decoder = vae_keras.mlp_decoder(2, (28, 28, 1))
+try:
+    vae_keras.VAE(encoder, decoder).compile("adam")
+except Exception as error:
+    report["error"] = f"{{type(error).__name__}}: {{error}}"
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    output = run_python(CHILD, KERAS_BACKEND="jax")
+    return json.loads(output.splitlines()[-1])
+
+
+def needs_jax(test):
+    missing = importlib.util.find_spec("jax") is None
+    reason = "JAX comes with the extra `peers`"
+    return pytest.mark.slow(pytest.mark.skipif(missing, reason=reason)(test))
+
+
+@needs_jax
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_jax_computes_what_tensorflow_computes(report, kind):
+    *losses, noise = map(np.array, report[kind])
+    for received, expected in zip(losses, computed(kind)[:2], strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-3)
     assert noise.shape == (4, 2)
     assert 0.1 < np.abs(noise).mean() < 3
 

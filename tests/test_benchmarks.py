@@ -1,8 +1,8 @@
 """The committed results say what the code says, and the commands run."""
 
+import importlib
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,13 +10,30 @@ import numpy as np
 import pytest
 
 import vae_keras
+from tests.helpers import PACKAGE_ROOT, ROOT
+from vae_keras.spatial import spatial_decoder, spatial_encoder
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+IMAGE_SHAPE = (28, 28, 1)
 
 
-def result(name):
-    return json.loads((RESULTS / f"{name}.json").read_text())
+def result(name, folder=RESULTS):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def cells_of(name, row, folder=RESULTS):
+    """The cells of the one line of a table that begins with this name."""
+    lines = (folder / f"{name}.md").read_text().splitlines()
+    (line,) = (x for x in lines if x.startswith(f"| {row} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def parameters(*networks):
+    return [network.count_params() for network in networks]
+
+
+# === What is committed ===
 
 
 @pytest.mark.parametrize(
@@ -45,28 +62,6 @@ def test_likelihoods_reach_their_targets():
     assert runs["larger conv, 55 minutes"]["nll"] <= 82.9
 
 
-def test_likelihood_has_a_quick_look(tmp_path):
-    before = {p: p.read_bytes() for p in RESULTS.iterdir()}
-    subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks" / "likelihood.py",
-            *("--runs", "conv, 15 minutes", "--share", "0.01"),
-            *("--images", "500", "--samples", "10", "--output", tmp_path),
-        ],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    row = json.loads((tmp_path / "likelihood.json").read_text())["runs"]
-    row = row["conv, 15 minutes"]
-    assert np.isfinite(row["losses"] + row["weighted_losses"]).all()
-    assert 0 < row["nll"] < row["test_elbo"] < 600
-    assert "on 500 test images" in (tmp_path / "likelihood.md").read_text()
-    assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
-
-
 def test_requested_digits_are_recognised(mnist_test):
     results = result("conditional")
     assert results["per_digit"] == 1000
@@ -77,78 +72,46 @@ def test_requested_digits_are_recognised(mnist_test):
     # More latents say more, and the prior draws less of what was asked.
     assert means["8"] < means["4"]
     assert runs["8"]["elbo"] < runs["4"]["elbo"] < runs["2"]["elbo"]
-    table = (RESULTS / "conditional.md").read_text()
     for name, run in runs.items():
-        sizes = {"num_classes": 10}
-        encoder = vae_keras.mlp_encoder((28, 28, 1), int(name), **sizes)
-        decoder = vae_keras.mlp_decoder(int(name), (28, 28, 1), **sizes)
-        parameters = [encoder.count_params(), decoder.count_params()]
-        assert run["parameters"] == parameters
-        assert f"| {name} latents | {run['elbo']:.1f} | " in table
-        assert f"| {means[name]:.1%} | {min(run['recognised']):.1%} " in table
-    # What the judge makes of real digits, derived again.
+        assert run["parameters"] == parameters(
+            vae_keras.mlp_encoder(IMAGE_SHAPE, int(name), num_classes=10),
+            vae_keras.mlp_decoder(int(name), IMAGE_SHAPE, num_classes=10),
+        )
+        cells = cells_of("conditional", f"{name} latents")
+        least = f"{min(run['recognised']):.1%}"
+        assert cells[1] == f"{run['elbo']:.1f}"
+        assert [cells[3], cells[4].split()[0]] == [f"{means[name]:.1%}", least]
+    # What the classifier makes of real digits, derived again.
     images, labels = mnist_test
-    judge = vae_keras.load_judge()
-    right = judge.predict(images, verbose=0).argmax(axis=1) == labels
+    classifier = vae_keras.digits.load_classifier()
+    right = classifier.predict(images, verbose=0).argmax(axis=1) == labels
     expected = [right[labels == digit].mean() for digit in range(10)]
     assert results["real"] == pytest.approx(expected)
-    assert f"| real test digits |  |  | {np.mean(expected):.1%} | " in table
-
-
-def test_conditional_has_a_quick_look(tmp_path):
-    before = {p: p.read_bytes() for p in RESULTS.iterdir()}
-    subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks" / "conditional.py",
-            *("--images", "1000", "--epochs", "1", "--per-digit", "3"),
-            *("--latents", "2", "--output", tmp_path),
-        ],
-        check=True,
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    (run,) = json.loads((tmp_path / "conditional.json").read_text())[
-        "runs"
-    ].values()
-    assert np.isfinite([run["training"], run["elbo"]]).all()
-    assert len(run["recognised"]) == 10
-    assert before == {p: p.read_bytes() for p in RESULTS.iterdir()}
+    cells = cells_of("conditional", "real test digits")
+    assert cells[3] == f"{np.mean(expected):.1%}"
 
 
 def test_spatial_models_are_those_of_the_package():
     """The parameters in the table, derived again."""
     results = result("spatial")
     assert len(results["seeds"]) == 3
-    vae = vae_keras.SpatialVAE((28, 28, 1), 2)
-    whole = vae_keras.spatial_encoder((28, 28, 1), 2, factored=False)
-    usual = vae_keras.conv_encoder((28, 28, 1), 98)
-    expected = {
-        "vector": usual,
-        "map": whole,
-        "rows and columns": vae.encoder,
-        "vector, dense decoder": usual,
+    vector = vae_keras.conv_encoder(IMAGE_SHAPE, 98)
+    decoder = spatial_decoder(2, IMAGE_SHAPE)
+    networks = {
+        "vector": (vector, decoder),
+        "map": (spatial_encoder(IMAGE_SHAPE, 2, factored=False), decoder),
+        "rows and columns": (spatial_encoder(IMAGE_SHAPE, 2), decoder),
+        "vector, dense decoder": (
+            vector,
+            vae_keras.conv_decoder(98, IMAGE_SHAPE),
+        ),
     }
-    for kind, encoder in expected.items():
-        for row in results["runs"][kind]:
-            parameters = [encoder.count_params(), vae.decoder.count_params()]
-            if kind == "vector, dense decoder":
-                decoder = vae_keras.conv_decoder(98, (28, 28, 1))
-                parameters[1] = decoder.count_params()
-            assert row["parameters"] == parameters
-    table = (RESULTS / "spatial.md").read_text()
+    assert results["runs"].keys() == networks.keys()
     for kind, runs in results["runs"].items():
+        for row in runs:
+            assert row["parameters"] == parameters(*networks[kind])
         mean = np.mean([row["elbo"] for row in runs])
-        (line,) = (x for x in table.splitlines() if x.startswith(f"| {kind} |"))
-        assert f"{mean:.1f}" in line
-
-
-def line_of(name, row):
-    """The line of a committed table that begins with this row's name."""
-    lines = (RESULTS / f"{name}.md").read_text().splitlines()
-    (line,) = (x for x in lines if x.startswith(f"| {row} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells_of("spatial", kind)[4].startswith(f"{mean:.1f} ")
 
 
 def test_long_training_is_read_off_its_curves():
@@ -158,7 +121,7 @@ def test_long_training_is_read_off_its_curves():
         seconds, _, held_out = np.transpose(run["curve"])
         assert np.all(np.diff(seconds) > 0)
         assert seconds[-1] <= results["seconds"]
-        cells = line_of("long_training", name)
+        cells = cells_of("long_training", name)
         assert cells[-1] == f"{held_out.min():.1f}"
         first = seconds[np.argmax(held_out <= 102)]
         assert cells[4] == f"{first:.0f}"
@@ -173,7 +136,7 @@ def test_overfitting_is_stopped_by_validation_images_alone():
         assert row["training"] == training[-1]
         # Test images are like validation images, not the same.
         assert abs(row["test_early_stopping"] - held_out.min()) < 5
-        assert line_of("overfitting", name)[2] == f"{row['test']:.1f}"
+        assert cells_of("overfitting", name)[2] == f"{row['test']:.1f}"
 
 
 def test_rivals_had_equal_tuning():
@@ -187,53 +150,23 @@ def test_rivals_had_equal_tuning():
         for way, rows in run["ways"].items():
             mean = np.mean([row["frechet"] for row in rows])
             assert len(rows) == 3
-            cells = line_of("rivals", f"{name}, {way}")
+            cells = cells_of("rivals", f"{name}, {way}")
             assert cells[3].startswith(f"{mean:.1f} ")
 
 
 def test_collapse_is_counted_dimension_by_dimension():
     for row in result("collapse")["runs"]:
-        assert len(row["kl_per_dimension"]) == 32
-        assert sum(row["kl_per_dimension"]) == pytest.approx(
-            row["kl"], abs=0.01
-        )
-        assert row["kl_per_dimension"] == sorted(
-            row["kl_per_dimension"], reverse=True
-        )
+        kl = row["kl_per_dimension"]
+        assert len(kl) == 32
+        assert sum(kl) == pytest.approx(row["kl"], abs=0.01)
+        assert kl == sorted(kl, reverse=True)
 
 
-def test_scaling_has_a_quick_look(tmp_path):
-    subprocess.run(
-        [
-            sys.executable,
-            ROOT / "benchmarks" / "scaling.py",
-            *("--workers", "1", "2", "--batch-sizes", "60", "--steps", "3"),
-            *("--output", tmp_path),
-        ],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
-    )
-    one, two = json.loads((tmp_path / "scaling.json").read_text())["runs"]
-    assert (one["workers"], two["workers"]) == (1, 2)
-    assert one["all_reduce"] == one["bytes_of_a_ring"] == 0
-    assert min(two["step"], two["computing"], two["all_reduce"]) > 0
-    # Numbers of float32 that a step exchanges: the parameters of the VAE.
-    encoder = vae_keras.mlp_encoder((28, 28, 1), 2)
-    decoder = vae_keras.mlp_decoder(2, (28, 28, 1))
-    size = 4 * (encoder.count_params() + decoder.count_params())
-    assert two["bytes_of_a_ring"] == 2 * size
-    if sys.platform == "linux":
-        assert two["bytes"] > 0.5 * two["bytes_of_a_ring"]
-    assert "| 2, batch 60 |" in (tmp_path / "scaling.md").read_text()
-
-
-def test_anomalies_are_judged_by_validation_images():
+def test_alarms_are_set_by_validation_images():
     runs = result("anomaly")["runs"]
     assert list(runs) == list("0123456789")
     for digit, row in runs.items():
-        cells = line_of("anomaly", digit)
+        cells = cells_of("anomaly", digit)
         for i, score in enumerate(row.values()):
             assert cells[1 + 3 * i] == f"{score['auroc']:.1%}"
             # A twentieth of the usual validation images, by construction.
@@ -245,3 +178,91 @@ def test_workers_send_what_the_ring_needs():
         if row["workers"] > 1:
             ring = row["bytes_of_a_ring"]
             assert ring <= row["bytes"] < 1.02 * ring
+
+
+# === What the commands do ===
+
+
+def test_draws_from_a_mixture_come_in_no_order(monkeypatch):
+    """scikit-learn returns them component by component."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    rivals = importlib.import_module("rivals")
+
+    class Clusters:
+        """A model whose codes are ten clusters, and which shows them."""
+
+        has_encoder = True
+
+        def generate(self, count, seed):
+            return np.zeros(count)
+
+        def encode(self, x):
+            return x + np.random.default_rng(0).normal(0, 0.01, x.shape)
+
+        def decode(self, z):
+            return z
+
+    codes = np.repeat(np.arange(10.0), 30)[:, np.newaxis]
+    drawn = rivals.samples(Clusters(), codes, count=1000, seed=0)["mixture"]
+    assert len(np.unique(drawn[:100].round())) == 10
+
+
+# === Quick looks: less of everything, and the committed results stay ===
+
+
+@pytest.fixture
+def quick_look(tmp_path):
+    """Runs a script with its results in a folder, and returns the JSON."""
+    before = {path: path.read_bytes() for path in RESULTS.iterdir()}
+
+    def run(name, *arguments):
+        subprocess.run(
+            [
+                sys.executable,
+                BENCHMARKS / f"{name}.py",
+                *arguments,
+                *("--output", tmp_path),
+            ],
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
+            timeout=300,
+        )
+        return result(name, tmp_path)
+
+    yield run
+    assert before == {path: path.read_bytes() for path in RESULTS.iterdir()}
+
+
+@pytest.mark.slow
+def test_likelihood_has_a_quick_look(quick_look):
+    name, size = "conv, 15 minutes", "--share 0.01 --images 500 --samples 10"
+    results = quick_look("likelihood", "--runs", name, *size.split())
+    row = results["runs"][name]
+    assert np.isfinite(row["losses"] + row["weighted_losses"]).all()
+    assert 0 < row["nll"] < row["test_elbo"] < 600
+    assert row["test_images"] == 500
+
+
+@pytest.mark.slow
+def test_conditional_has_a_quick_look(quick_look):
+    size = "--images 1000 --epochs 1 --per-digit 3 --latents 2"
+    (run,) = quick_look("conditional", *size.split())["runs"].values()
+    assert np.isfinite([run["training"], run["elbo"]]).all()
+    assert len(run["recognised"]) == 10
+
+
+@pytest.mark.slow
+def test_scaling_has_a_quick_look(quick_look, tmp_path):
+    size = "--workers 1 2 --batch-sizes 60 --steps 3"
+    one, two = quick_look("scaling", *size.split())["runs"]
+    assert (one["workers"], two["workers"]) == (1, 2)
+    assert one["all_reduce"] == one["bytes_of_a_ring"] == 0
+    assert min(two["step"], two["computing"], two["all_reduce"]) > 0
+    # Numbers of float32 that a step exchanges: the parameters of the VAE.
+    encoder = vae_keras.mlp_encoder(IMAGE_SHAPE, 2)
+    numbers = sum(parameters(encoder, vae_keras.mlp_decoder(2, IMAGE_SHAPE)))
+    assert two["bytes_of_a_ring"] == 2 * 4 * numbers
+    if sys.platform == "linux":
+        assert two["bytes"] > 0.5 * two["bytes_of_a_ring"]
+    assert cells_of("scaling", "2, batch 60", tmp_path)

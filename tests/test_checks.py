@@ -1,3 +1,5 @@
+"""What `check_images` says, and what of the data `fit` looks at."""
+
 import re
 
 import keras
@@ -5,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras.checks import check_images, checked_data
+import vae_keras
+from tests.helpers import Batches, dataset
+from vae_keras._checks import checked_data
 
 SHAPE = (28, 28, 1)
 ANY = "Expected images of shape (batch, height, width, channels)"
@@ -37,21 +41,19 @@ BAD = [
     ("-inf", lambda x: broken(x, -np.inf), "infinity in 1 of", "broken"),
     ("int", lambda x: np.rint(x).astype(int), "dtype int64", "astype("),
     ("bool", lambda x: x > 0.5, "dtype bool", "astype('float32')"),
+    ("complex", lambda x: x + 0j, "dtype complex", "Convert the images"),
+    ("texts", lambda x: x[:4].astype(str), "dtype <U", "Convert the images"),
+    ("objects", lambda x: x.astype(object), "object", "Convert the images"),
     ("no channels", lambda x: x[..., 0], "(64, 28, 28)", "np.newaxis"),
     ("flat", lambda x: x.reshape(64, -1), "(64, 784)", "Reshape"),
     ("five axes", lambda x: x[None], "(1, 64, 28, 28, 1)", "Reshape"),
     ("no images", lambda x: x[:0], "empty array, shape (0, 28", "split"),
     ("list", list, "Received: list", "NumPy array"),
     ("None", lambda x: None, "Received: NoneType", "NumPy array"),
-    ("text", lambda x: "images.npy", "Received: str", "NumPy array"),
+    ("a path", lambda x: "images.npy", "Received: str", "NumPy array"),
     ("number", lambda x: 0.5, "Received: float", "NumPy array"),
     ("scalar", lambda x: np.float32(0.5), "shape ()", "Reshape"),
-    (
-        "byte tensor",
-        lambda x: tf.cast(x * 255, tf.uint8),
-        "dtype uint8",
-        BYTES,
-    ),
+    ("tensor", lambda x: tf.cast(x * 255, tf.uint8), "dtype uint8", BYTES),
 ]
 
 
@@ -63,7 +65,7 @@ BAD = [
 )
 def test_bad_images_are_explained(images, image_shape, make, received, remedy):
     with pytest.raises(ValueError, match=r"floats in \[0, 1\]") as error:
-        check_images(make(images[:64]), image_shape)
+        vae_keras.check_images(make(images[:64]), image_shape)
     message = str(error.value)
     assert message.startswith(OURS if image_shape else ANY)
     assert received in message.split("Received: ")[1] or received in message
@@ -76,11 +78,12 @@ def test_bad_images_are_explained(images, image_shape, make, received, remedy):
         (lambda x: x[:, 2:26], "shape (64, 24, 28, 1)", "Resize the images"),
         (lambda x: np.repeat(x, 3, -1), "shape (64, 28, 28, 3)", "decoder"),
         (lambda x: x[0], "shape (28, 28, 1)", "one image: batch the data"),
+        (lambda x: x.reshape(64, 1, 28, 28), "(64, 1, 28, 28)", "decoder"),
     ],
 )
 def test_a_shape_that_is_not_the_models(images, make, received, remedy):
     with pytest.raises(ValueError, match=re.escape(received)) as error:
-        check_images(make(images[:64]), SHAPE)
+        vae_keras.check_images(make(images[:64]), SHAPE)
     assert remedy in str(error.value)
 
 
@@ -101,24 +104,15 @@ def test_a_shape_that_is_not_the_models(images, make, received, remedy):
     ],
 )
 def test_good_images_pass(images, make):
-    assert check_images(make(images[:64])) is None
-    assert check_images(make(images[:64]), SHAPE) is None
+    assert vae_keras.check_images(make(images[:64])) is None
+    assert vae_keras.check_images(make(images[:64]), SHAPE) is None
 
 
 def test_images_of_any_size_and_colour_pass():
-    check_images(np.full((2, 5, 9, 3), 0.5, "float32"))
+    vae_keras.check_images(np.full((2, 5, 9, 3), 0.5, "float32"))
 
 
-class Batches(keras.utils.PyDataset):
-    def __init__(self, images):
-        super().__init__()
-        self.images = images
-
-    def __len__(self):
-        return len(self.images) // 16
-
-    def __getitem__(self, i):
-        return (self.images[16 * i : 16 * (i + 1)],)
+# === What `fit` takes ===
 
 
 class Loader:
@@ -137,15 +131,12 @@ WRAPPERS = {
     "(x, y)": lambda x: (x, np.arange(len(x))),
     "(x, y, w)": lambda x: (x, np.arange(len(x)), np.ones(len(x))),
     "tensor": tf.constant,
-    "PyDataset": Batches,
+    "PyDataset": lambda x: Batches(16, x),
+    "PyDataset of (x, y)": lambda x: Batches(16, x, np.arange(len(x))),
     "loader": Loader,
-    "dataset": lambda x: tf.data.Dataset.from_tensor_slices(x).batch(16),
-    "dataset of (x,)": lambda x: tf.data.Dataset.from_tensor_slices((x,)).batch(
-        16
-    ),
-    "dataset of (x, y)": lambda x: tf.data.Dataset.from_tensor_slices(
-        (x, np.arange(len(x)))
-    ).batch(16),
+    "dataset": lambda x: dataset(16, x),
+    "dataset of (x,)": lambda x: dataset(16, x).map(lambda x: (x,)),
+    "dataset of (x, y)": lambda x: dataset(16, x, np.arange(len(x))),
 }
 
 
@@ -183,33 +174,75 @@ def test_a_generator_keeps_its_first_batch(images):
 
 
 @pytest.mark.parametrize(
-    "empty",
+    ("data", "message"),
     [
-        (x for x in ()),
-        tf.data.Dataset.from_tensor_slices(np.zeros((0, 28, 28, 1))).batch(2),
+        ((x for x in ()), "an empty one"),
+        (dataset(4, np.zeros((0, *SHAPE))), "an empty one"),
+        (dataset(4, np.zeros((5, *SHAPE))).unbatch(), "batch the data first"),
     ],
-    ids=["generator", "dataset"],
+    ids=["no batch in a generator", "none in a dataset", "images one by one"],
 )
-def test_an_empty_dataset_is_an_error(empty):
-    with pytest.raises(ValueError, match="an empty one"):
-        checked_data(empty, SHAPE)
+def test_data_without_batches_is_an_error(data, message):
+    with pytest.raises(ValueError, match=message):
+        checked_data(data, SHAPE)
 
 
-def test_a_single_image_from_an_unbatched_dataset(images):
-    dataset = tf.data.Dataset.from_tensor_slices(images)
-    with pytest.raises(ValueError, match="batch the data first"):
-        checked_data(dataset, SHAPE)
+# === Looking is free ===
 
 
-def test_looking_costs_image_dataset_no_epoch(images):
-    import vae_keras
+def recorded(run):
+    """The batches that a model is trained on and evaluated on in `run`."""
+    batches = []
 
-    def dataset():
-        return vae_keras.image_dataset(images, 256, seed=1)
+    class Recording(vae_keras.VAE):
+        def elbo_terms(self, data, training):
+            x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+            batches.append(x.numpy())
+            return super().elbo_terms(data, training)
 
-    looked_at = checked_data(dataset(), SHAPE)
-    (expected,) = dataset().as_numpy_iterator()
-    (received,) = looked_at.as_numpy_iterator()
-    assert np.array_equal(received, expected)
+    vae = Recording(
+        vae_keras.mlp_encoder((4, 4, 1), 2, (4,)),
+        vae_keras.mlp_decoder(2, (4, 4, 1), (4,)),
+    )
+    vae.compile("sgd", run_eagerly=True)
+    run(vae)
+    return batches
+
+
+PIPELINES = {
+    "as it is": lambda data: data,
+    "mapped": lambda data: data.map(lambda x: (1 - x, x[:, 0, 0, 0])),
+    "batched anew": lambda data: data.unbatch().batch(5),
+    "read ahead": lambda data: data.map(lambda x: x).repeat(2).prefetch(4),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_looking_costs_no_epoch(images, name):
+    def new_data(seed):
+        x = images[:12, 10:14, 10:14]
+        data = vae_keras.image_dataset(x, 4, binarize="dynamic", seed=seed)
+        return PIPELINES[name](data)
+
+    def train_and_evaluate(vae):
+        data, validation = new_data(1), new_data(2)
+        kwargs = {"validation_data": validation, "verbose": 0}
+        vae.fit(data, epochs=2, **kwargs)
+        vae.evaluate(data, verbose=0)
+
+    received = recorded(train_and_evaluate)
+    data, validation = new_data(1), new_data(2)
+    expected = [
+        batch[0] if isinstance(batch, tuple) else batch
+        for part in (data, validation, data, validation, data)
+        for batch in part.as_numpy_iterator()
+    ]
+    assert len(received) == len(expected) >= 15
+    assert all(map(np.array_equal, received, expected))
+    assert len({batch.tobytes() for batch in expected}) == len(expected)
+
+
+def test_an_image_dataset_of_another_size_is_refused(images):
+    data = vae_keras.image_dataset(images, 64)
     with pytest.raises(ValueError, match="Resize the images"):
-        checked_data(dataset(), (32, 32, 1))
+        checked_data(data, (32, 32, 1))

@@ -1,5 +1,6 @@
+"""MNIST as it was published, and a pipeline that repeats itself exactly."""
+
 import gzip
-import hashlib
 import os
 import pathlib
 import struct
@@ -17,8 +18,10 @@ import tensorflow as tf
 
 import vae_keras
 import vae_keras.mnist
+from tests.helpers import PACKAGE_ROOT
 
 FILES = sorted(vae_keras.mnist.FOLDER.glob("*.gz"))
+SUMS = vae_keras.mnist.FOLDER / "SHA256SUMS"
 TRAIN_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -43,15 +46,18 @@ def read_idx(prefix):
     return pixels.reshape(-1, 28, 28, 1), np.frombuffer(labels, "uint8", -1, 8)
 
 
-def fingerprint(pixels, labels):
+def rows_in_order(pixels, labels):
     """The same for the same labelled images in any order."""
     rows = np.c_[pixels.reshape(len(pixels), -1), labels].astype("uint8")
-    rows = sorted(hashlib.sha256(row.tobytes()).digest() for row in rows)
-    return hashlib.sha256(b"".join(rows)).hexdigest()
+    return np.sort(rows.view(f"V{rows.shape[1]}").ravel())
 
 
 @pytest.mark.parametrize(
-    ("split", "counts"), [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)]
+    ("split", "counts"),
+    [
+        ("test", TEST_COUNTS),
+        pytest.param("train", TRAIN_COUNTS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_split_holds_the_original_digits(split, counts, request):
     images, labels = request.getfixturevalue(f"mnist_{split}")
@@ -65,35 +71,38 @@ def test_a_split_holds_the_original_digits(split, counts, request):
     # Exactly byte / 255 in float32, so that nothing is lost.
     assert np.array_equal(pixels.astype("float32") / np.float32(255), images)
     prefix = {"train": "train", "test": "t10k"}[split]
-    assert fingerprint(pixels, labels) == fingerprint(*read_idx(prefix))
+    expected = rows_in_order(*read_idx(prefix))
+    assert np.array_equal(rows_in_order(pixels, labels), expected)
 
 
 @pytest.mark.parametrize(
     ("split", "part"),
     [
         ("test[:300]", slice(300)),
-        ("test[9900:]", slice(9900, None)),
         ("test[25%:26%]", slice(2500, 2600)),
+        pytest.param(
+            "train[55000:]", slice(55_000, None), marks=pytest.mark.slow
+        ),
     ],
 )
-def test_split_strings_cut_the_whole_split(split, part, mnist_test):
-    images, labels = vae_keras.load_mnist(split)
-    assert np.array_equal(images, mnist_test[0][part])
-    assert np.array_equal(labels, mnist_test[1][part])
+def test_split_strings_cut_the_whole_split(split, part, request):
+    whole = request.getfixturevalue(f"mnist_{split.split('[')[0]}")
+    for received, expected in zip(
+        vae_keras.load_mnist(split), whole, strict=True
+    ):
+        assert np.array_equal(received, expected[part])
 
 
-def test_train_and_validation_splits_do_not_overlap(mnist_train):
-    images, labels = mnist_train
-    validation, validation_labels = vae_keras.load_mnist("train[55000:]")
-    assert np.array_equal(validation, images[55000:])
-    assert np.array_equal(validation_labels, labels[55000:])
-
-
-@pytest.mark.parametrize("split", ["validation", "train[", "", "test[::2]"])
+@pytest.mark.parametrize(
+    "split",
+    ["validation", "train[", "", "test[::2]", None, 55_000, ["train", "test"]],
+)
 def test_an_unknown_split_is_an_error_that_shows_how(split):
-    with pytest.raises(ValueError, match=r"Write 'train', 'test'") as error:
+    remedy = "Write 'train', 'test'" if type(split) is str else "in quotes"
+    with pytest.raises(ValueError, match="Expected `split`") as error:
         vae_keras.load_mnist(split)
-    assert f"split={split!r}" in str(error.value)
+    assert f"Received: split={split!r}" in str(error.value)
+    assert remedy in str(error.value)
 
 
 def test_a_prepared_copy_is_reused(monkeypatch, tmp_path, capfd):
@@ -144,9 +153,9 @@ def lying(name, contents):
 
 
 def with_damage(folder, name, damage):
-    """A folder with the four files, one of them damaged."""
+    """A folder with the four files, one of them damaged, and their sums."""
     folder.mkdir()
-    for path in FILES:
+    for path in (*FILES, SUMS):
         if path.name != name:
             (folder / path.name).symlink_to(path)
         elif damage is not None:
@@ -179,7 +188,8 @@ def test_a_damaged_file_is_named_and_nothing_written(
         vae_keras.load_mnist("test", data_dir=str(tmp_path / "data"))
     assert name in str(info.value)
     if damage is not None:
-        assert vae_keras.mnist._SIZES_AND_CHECKSUMS[name][1] in str(info.value)
+        sums = SUMS.read_text().split()
+        assert sums[sums.index(name.removesuffix(".gz")) - 1] in str(info.value)
     left = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert left == []
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
@@ -188,13 +198,11 @@ def test_a_damaged_file_is_named_and_nothing_written(
 def test_a_file_that_unpacks_to_too_much_is_not_read_whole(
     tmp_path, monkeypatch
 ):
-    name = "train-images-idx3-ubyte.gz"
-    size, _ = vae_keras.mnist._SIZES_AND_CHECKSUMS[name]
-
     def bomb(name, contents):
         # A gzip file may hold several parts: they are read as one.
-        return contents + 8 * gzip.compress(bytes(2**25), 1)
+        return contents + 10 * gzip.compress(bytes(2**25), 1)
 
+    name = "train-images-idx3-ubyte.gz"
     folder = with_damage(tmp_path / "mnist", name, bomb)
     monkeypatch.setattr(vae_keras.mnist, "FOLDER", folder)
     tracemalloc.start()
@@ -204,8 +212,8 @@ def test_a_file_that_unpacks_to_too_much_is_not_read_whole(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Python's reader copies what it has read once.
-    assert peak < 2.2 * size
+    # The images are 47 MB, the file 383 MB. Python copies what it has read.
+    assert peak < 200e6
 
 
 # Prepares MNIST in TFDS_DATA_DIR or in the folder given, and tells the
@@ -231,9 +239,9 @@ print(len(images), labels.sum(), round(255 * float(images.sum())), attempts)
 """
 
 
+@pytest.mark.slow
 def test_preparing_survives_a_kill_and_a_race_offline(tmp_path):
     data, go = tmp_path / "data", tmp_path / "go"
-    root = pathlib.Path(vae_keras.__file__).parents[1]
 
     def start(go, data_dir, variable):
         return subprocess.Popen(
@@ -242,7 +250,7 @@ def test_preparing_survives_a_kill_and_a_race_offline(tmp_path):
             stderr=subprocess.PIPE,
             env={
                 **os.environ,
-                "PYTHONPATH": str(root),
+                "PYTHONPATH": str(PACKAGE_ROOT),
                 "TFDS_DATA_DIR": variable,
                 "TMPDIR": str(tmp_path),
             },
@@ -307,6 +315,8 @@ def test_an_epoch_has_every_image_once(images, labels, batch_size, shuffle):
         images, batch_size, numbers, shuffle=shuffle, seed=1
     )
     assert len(dataset) == -(-256 // batch_size)
+    # Static shapes, with which a model can be compiled by XLA.
+    assert dataset.element_spec[0].shape[1:] == (28, 28, 1)
     for _ in range(2):
         batches = epoch_of(dataset)
         sizes = [len(x) for x, _ in batches]
@@ -319,7 +329,6 @@ def test_an_epoch_has_every_image_once(images, labels, batch_size, shuffle):
         assert np.array_equal(i, numbers) != shuffle
 
 
-@hypothesis.settings(max_examples=12, deadline=None)
 @hypothesis.given(
     count=st.integers(1, 30),
     batch_size=st.integers(1, 40),
@@ -368,18 +377,12 @@ def test_orders_do_not_repeat():
     assert len(orders) == 15
 
 
-def test_labels_stay_with_their_images(images, labels):
-    dataset = vae_keras.image_dataset(images, 100, labels.tolist(), seed=2)
-    by_pixels = {x.tobytes(): y for x, y in zip(images, labels, strict=True)}
-    for x, y in epoch_of(dataset):
-        assert [by_pixels[image.tobytes()] for image in x] == y.tolist()
-
-
-def test_labels_may_be_vectors(images, labels):
+def test_labels_may_be_lists_or_vectors(images, labels):
     one_hot = np.eye(10, dtype="float32")[labels]
-    dataset = vae_keras.image_dataset(images, 256, one_hot, shuffle=False)
-    ((_, y),) = epoch_of(dataset)
-    assert np.array_equal(y, one_hot)
+    for y in (labels.tolist(), one_hot):
+        dataset = vae_keras.image_dataset(images, 256, y, shuffle=False)
+        ((_, received),) = epoch_of(dataset)
+        assert np.array_equal(received, y)
 
 
 def test_two_datasets_side_by_side_are_what_they_are_alone(images):
@@ -440,12 +443,6 @@ def test_dynamic_binarisation_draws_from_the_pixels(images):
         assert abs(np.sum(one * other) / count) < 5 / np.sqrt(count)
 
 
-def test_equal_images_are_binarised_apart(images):
-    x = np.repeat(images[:1] * 0.5, 64, axis=0)
-    binary = all_of(vae_keras.image_dataset(x, 8, binarize="dynamic", seed=0))
-    assert len({image.tobytes() for image in binary}) == 64
-
-
 def test_threshold_rounds(images):
     x = images.copy()
     x[0, 0, :3, 0] = 0.5, np.nextafter(np.float32(0.5), np.float32(0)), 1
@@ -455,38 +452,3 @@ def test_threshold_rounds(images):
     batches = all_of(dataset)
     assert np.array_equal(batches, (x >= 0.5).astype("float32"))
     assert batches[0, 0, :3, 0].tolist() == [1, 0, 1]
-
-
-def test_keras_can_train_on_it(images, labels):
-    # Static shapes: a model can be built and compiled by XLA.
-    dataset = vae_keras.image_dataset(images, 64, labels)
-    assert dataset.element_spec[0].shape[1:] == (28, 28, 1)
-    assert dataset.element_spec[0].dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 0}, "`batch_size` to be positive.*batch_size=0"),
-        ({"batch_size": -3}, "batch_size=-3"),
-        ({"batch_size": 2.5}, r"batch_size=2\.5"),
-        ({"batch_size": True}, "batch_size=True"),
-        ({"batch_size": "4"}, "batch_size='4'"),
-        ({"labels": [1, 2]}, "256 images and labels of shape.*same split"),
-        ({"binarize": "static"}, "'threshold'.*binarize='static'"),
-        ({"binarize": True}, "binarize=True"),
-        ({"images": np.full((2, 8, 8, 1), 255.0)}, "divide by 255"),
-        ({"images": np.zeros((0, 8, 8, 1))}, "empty"),
-    ],
-)
-def test_bad_arguments(images, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        vae_keras.image_dataset(
-            **{"images": images, "batch_size": 64, **arguments}
-        )
-
-
-@pytest.mark.parametrize("split", [None, 5, ["train", "test"], "nothing"])
-def test_bad_splits(split):
-    with pytest.raises(ValueError, match=r"Expected `split`.*Received"):
-        vae_keras.load_mnist(split)

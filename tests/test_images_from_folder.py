@@ -95,17 +95,13 @@ def test_bytes_stay_bytes(pictures):
     assert np.array_equal(images[index], pixels / np.float32(255))
 
 
-def test_one_number_is_a_square(pictures):
-    images = vae_keras.images_from_folder(pictures[0], 16)
-    assert images.shape[1:] == (16, 16, 3)
-
-
 def test_reading_moves_no_random_numbers(pictures, capsys):
     draws = []
     for read in (True, False):
         keras.utils.set_random_seed(0)
         if read:
-            vae_keras.images_from_folder(pictures[0], 8)
+            images = vae_keras.images_from_folder(pictures[0], 8)
+            assert images.shape[1:] == (8, 8, 3), "one number is a square"
         draws.append(np.random.random())  # noqa: NPY002
     assert draws[0] == draws[1]
     assert capsys.readouterr().out == ""
@@ -175,28 +171,16 @@ def test_bad_arguments(pictures, arguments, message):
 # === Training on them ===
 
 
-def new_vae():
+def test_a_vae_trains_on_a_dataset_of_keras(pictures):
+    dataset = keras.utils.image_dataset_from_directory(
+        pictures[0], labels=None, image_size=SIZE, batch_size=4, verbose=False
+    )
     kwargs = {"image_shape": (*SIZE, 3), "latent_dim": 2, "filters": 4}
     vae = vae_keras.VAE(
         vae_keras.conv_encoder(hidden_units=(8,), **kwargs),
         vae_keras.conv_decoder(hidden_units=(8,), **kwargs),
     )
-    vae.compile("adam", jit_compile=False)
-    return vae
-
-
-def test_a_vae_trains_on_a_folder(pictures):
-    images = vae_keras.images_from_folder(pictures[0], SIZE)
-    vae = new_vae()
-    history = vae.fit(vae_keras.image_dataset(images, 4), verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-
-
-def test_a_vae_trains_on_a_dataset_of_keras(pictures):
-    dataset = keras.utils.image_dataset_from_directory(
-        pictures[0], labels=None, image_size=SIZE, batch_size=4, verbose=False
-    )
-    vae = new_vae()
+    vae.compile("sgd")
     # What Keras gives are bytes as floats: this is said before a step.
     with pytest.raises(ValueError, match="divide by 255") as error:
         vae.fit(dataset, verbose=0)

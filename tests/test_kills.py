@@ -2,13 +2,13 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
-import vae_keras
+import pytest
 
-ROOT = pathlib.Path(vae_keras.__file__).parents[1]
+from tests.helpers import PACKAGE_ROOT, ROOT
+
 COMMITTED = ROOT / "benchmarks" / "results" / "kills.json"
 
 
@@ -22,6 +22,7 @@ def check(results, kills):
     assert sum(results["lost"].values()) == kills - 1
 
 
+@pytest.mark.slow
 def test_ten_kills(tmp_path):
     subprocess.run(
         [
@@ -31,7 +32,7 @@ def test_ten_kills(tmp_path):
         ],
         check=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
         timeout=600,
     )
     check(json.loads((tmp_path / "kills.json").read_text()), 10)

@@ -1,7 +1,4 @@
-import os
-import pathlib
-import subprocess
-import sys
+"""The reparameterisation trick: moments, gradients, seeds and shapes."""
 
 import keras
 import numpy as np
@@ -9,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import vae_keras
+from tests.helpers import run_python
 
 
 def draw(shape=(2000, 5), seed=0, mean=0.0, log_var=0.0, **kwargs):
@@ -62,9 +60,7 @@ def test_seed_makes_the_sequence():
     assert np.array_equal(same(inputs), first)
     assert np.array_equal(same(inputs), second)
     assert not np.array_equal(other(inputs), first)
-
-
-def test_without_a_seed_python_decides():
+    # Without a seed Python's generator decides.
     first, second = draw((3, 2), None), draw((3, 2), None)
     keras.utils.set_random_seed(0)
     assert np.array_equal(draw((3, 2), None), first)
@@ -94,6 +90,7 @@ def test_any_latent_shape(shape):
     assert z.shape == (None, *shape[1:])
     sampling = vae_keras.Sampling()
     assert sampling.compute_output_shape([shape, shape]) == shape
+    assert sampling.weights == []
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -105,12 +102,6 @@ def test_dtype_is_the_compute_dtype(dtype):
     # The type's own rounding of ε is symmetric and small.
     assert abs(np.mean(z)) < 5 / np.sqrt(10_000)
     assert abs(np.var(z) - 1) < 5 * np.sqrt(2 / 10_000)
-
-
-def test_there_are_no_weights():
-    sampling = vae_keras.Sampling(0)
-    sampling((np.zeros((3, 2)), np.zeros((3, 2))))
-    assert sampling.weights == []
 
 
 @pytest.mark.parametrize("seed", [None, 0, 123])
@@ -167,12 +158,6 @@ print("independent")
 """
 
 
+@pytest.mark.slow
 def test_replicas_draw_noise_of_their_own():
-    root = pathlib.Path(vae_keras.__file__).parents[1]
-    process = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        text=True,
-    )
-    assert process.stdout.split() == ["independent"], process.stderr
+    assert run_python(REPLICAS).split() == ["independent"]

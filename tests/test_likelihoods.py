@@ -1,8 +1,6 @@
 """Likelihoods against integrals, and models that use them."""
 
-import json
 import math
-import zipfile
 
 import keras
 import numpy as np
@@ -13,15 +11,21 @@ from keras import ops
 from scipy.integrate import quad
 
 import vae_keras
+from vae_keras.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Gaussian,
+    Likelihood,
+    bits_per_dimension,
+)
 
-NAMES = ("bernoulli", "continuous_bernoulli", "gaussian")
 SCALE = 0.3
 LIKELIHOODS = {
-    "bernoulli": vae_keras.Bernoulli,
-    "continuous_bernoulli": vae_keras.ContinuousBernoulli,
-    "gaussian": lambda: vae_keras.Gaussian(SCALE),
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "gaussian": lambda: Gaussian(SCALE),
 }
-each = pytest.mark.parametrize("name", NAMES)
+each = pytest.mark.parametrize("name", LIKELIHOODS)
 # Around zero, on both sides of the Taylor series' end, and far away.
 LOGITS = [0, 1e-8, -1e-8, 1e-3, 0.3, 0.499, 0.5, -0.501, 1, -3, 30]
 EXTREME = [-1e4, -1e3, -89, 89, 1e3, 1e4]
@@ -54,7 +58,7 @@ def moments(logit):
 
 @pytest.mark.parametrize("logit", LOGITS + EXTREME)
 def test_continuous_bernoulli_is_what_the_integrals_say(logit):
-    likelihood = vae_keras.ContinuousBernoulli()
+    likelihood = ContinuousBernoulli()
     logit = float(np.float32(logit))
     log_integral, mean, _ = moments(logit)
     x = column([0, 0.3, 1])
@@ -70,7 +74,7 @@ def test_continuous_bernoulli_is_what_the_integrals_say(logit):
 def test_gaussian_is_scipys():
     rng = np.random.default_rng(0)
     x, mean = rng.normal(size=(2, 5, 4, 3, 2))
-    nll = vae_keras.Gaussian(SCALE).nll(x, mean)
+    nll = Gaussian(SCALE).nll(x, mean)
     expected = -scipy.stats.norm(mean, SCALE).logpdf(x).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(nll, expected, rtol=1e-5)
 
@@ -78,81 +82,30 @@ def test_gaussian_is_scipys():
 # === Each is a distribution ===
 
 
-def total(likelihood, output):
-    """The sum or the integral of exp(−nll) over one pixel."""
-    if isinstance(likelihood, vae_keras.Bernoulli):
-        x = column([0, 1])
-    elif isinstance(likelihood, vae_keras.Gaussian):
-        x = column(np.linspace(output - 9 * SCALE, output + 9 * SCALE, 2001))
+def grid_for(likelihood, output):
+    """All values of a pixel, or a fine grid of them, and what each weighs."""
+    if isinstance(likelihood, Bernoulli):
+        return column([0, 1]), np.ones(2)
+    if isinstance(likelihood, Gaussian):
+        x = np.linspace(output - 9 * SCALE, output + 9 * SCALE, 2001)
     else:
-        x = column(np.linspace(0, 1, 20_001))
-    density = np.exp(-np.float64(likelihood.nll(x, np.full_like(x, output))))
-    if isinstance(likelihood, vae_keras.Bernoulli):
-        return density.sum()
-    return np.trapezoid(density, x[:, 0])
+        x = np.linspace(0, 1, 20_001)
+    weight = np.full(len(x), x[1] - x[0])
+    weight[[0, -1]] /= 2  # the trapezium rule
+    return column(x), weight
 
 
 @each
 @pytest.mark.parametrize("output", LOGITS)
-def test_it_integrates_to_one(name, output):
+def test_it_integrates_to_one_around_its_mean(name, output):
+    likelihood = LIKELIHOODS[name]()
+    x, weight = grid_for(likelihood, output)
+    nll = likelihood.nll(x, np.full_like(x, output))
+    share = weight * np.exp(-np.float64(nll))
     # Within the rounding of float32, where pixels are not exact either.
-    assert total(LIKELIHOODS[name](), output) == pytest.approx(1, abs=2e-5)
-
-
-@each
-def test_mean_and_sample_are_those_of_the_density(name):
-    """Moments of the nll on a grid, against `mean` and many samples."""
-    likelihood = LIKELIHOODS[name]()
-    n = 40_000
-    for output in (-3.0, 0.0, 0.4, 2.0):
-        x = np.linspace(-4, 4, 80_001)
-        if name == "bernoulli":
-            x = np.array([0.0, 1.0])
-        elif name == "continuous_bernoulli":
-            x = np.linspace(0, 1, 20_001)
-        outputs = np.full_like(column(x), output)
-        density = np.exp(-np.float64(likelihood.nll(column(x), outputs)))
-        density /= density.sum()
-        mean = density @ x
-        deviation = np.sqrt(density @ (x - mean) ** 2)
-        assert float(likelihood.mean([[output]])[0, 0]) == pytest.approx(
-            mean, abs=1e-3
-        )
-        sample = np.float64(likelihood.sample(np.full((n, 1), output), 1))
-        assert abs(sample.mean() - mean) < 4 * deviation / np.sqrt(n)
-        if name == "bernoulli":
-            assert set(sample.ravel()) == {0, 1}
-            continue
-        # Kolmogorov and Smirnov's distance to the distribution function.
-        found = np.searchsorted(np.sort(sample[:, 0]), x, side="right") / n
-        assert np.abs(found - np.cumsum(density)).max() < 2 / np.sqrt(n)
-
-
-@each
-def test_samples_follow_the_seed_and_the_shape(name):
-    likelihood = LIKELIHOODS[name]()
-    outputs = np.float32(np.random.default_rng(0).normal(size=(5, 4, 3, 2)))
-    once, again, other = (likelihood.sample(outputs, s) for s in (1, 1, 2))
-    assert (once.shape, once.dtype) == (outputs.shape, "float32")
-    np.testing.assert_array_equal(once, again)
-    assert not np.array_equal(once, other)
-    assert not np.array_equal(
-        likelihood.sample(outputs), likelihood.sample(outputs)
-    )
-    # Each pixel has noise of its own.
-    many = likelihood.sample(np.full((1, 50, 50, 1), 0.1, "float32"), 0)
-    assert len(np.unique(many)) > (1 if name == "bernoulli" else 1000)
-
-
-@pytest.mark.parametrize("logit", LOGITS + EXTREME)
-def test_samples_of_continuous_bernoulli_lie_in_the_unit_interval(logit):
-    sample = vae_keras.ContinuousBernoulli().sample(
-        np.full((20_000, 1), logit, "float32"), 3
-    )
-    assert np.all((sample >= 0) & (sample <= 1 + 1e-6))
-    _, mean, variance = moments(logit)
-    error = np.sqrt(variance / 20_000)
-    assert abs(np.mean(np.float64(sample)) - mean) < 5 * error + 1e-7
+    assert share.sum() == pytest.approx(1, abs=2e-5)
+    mean = float(likelihood.mean([[output]])[0, 0])
+    assert mean == pytest.approx(share @ x[:, 0], rel=1e-4, abs=1e-5)
 
 
 # === Gradients and extremes ===
@@ -197,7 +150,7 @@ def test_gradient_of_the_scale():
     """Σ over pixels of 1 − r² / σ²: zero where σ² is the mean square."""
     rng = np.random.default_rng(0)
     x, mean = rng.normal(size=(2, 5, 3, 3, 1))
-    likelihood = vae_keras.Gaussian(SCALE)
+    likelihood = Gaussian(SCALE)
     with tf.GradientTape() as tape:
         nll = likelihood.nll(x, mean)
     gradient = tape.gradient(nll, likelihood.log_scale.value)
@@ -213,7 +166,6 @@ def test_any_dtype_gives_float32_as_exact_as_float32(name, dtype, images):
     exact = tf.cast(x, "float32"), tf.cast(outputs, "float32")
     nll = likelihood.nll(x, outputs)
     assert nll.dtype == likelihood.mean(outputs).dtype == "float32"
-    assert likelihood.sample(outputs, 0).dtype == "float32"
     np.testing.assert_array_equal(nll, likelihood.nll(*exact))
     np.testing.assert_array_equal(
         likelihood.mean(outputs), likelihood.mean(exact[1])
@@ -241,8 +193,8 @@ def test_bits_bound_the_bits_of_bytes():
         # A mean over u, by the midpoints of a thousand parts of each cell.
         u = (np.arange(1000) + 0.5) / 1000
         x = ((bytes_[:, np.newaxis] + u) / 256).reshape(-1, 1)
-        nll = vae_keras.ContinuousBernoulli().nll(x, np.full_like(x, logit))
-        bits = vae_keras.bits_per_dimension(np.float64(nll), (1, 1, 1))
+        nll = ContinuousBernoulli().nll(x, np.full_like(x, logit))
+        bits = bits_per_dimension(np.float64(nll), (1, 1, 1))
         bits = bits.reshape(256, 1000).mean(axis=1)
         exact = -np.log2(cells)
         assert np.all(bits > exact - 1e-5)
@@ -250,7 +202,7 @@ def test_bits_bound_the_bits_of_bytes():
 
 
 def test_bits_per_dimension_by_hand():
-    bits = vae_keras.bits_per_dimension
+    bits = bits_per_dimension
     assert bits(0.0, (4, 4, 3)) == 8
     assert bits(48 * math.log(2), (4, 4, 3)) == pytest.approx(9)
     np.testing.assert_allclose(
@@ -259,18 +211,6 @@ def test_bits_per_dimension_by_hand():
     # A fair coin for each pixel, which is no density.
     assert bits(16 * math.log(2), (4, 4, 1), levels=1) == pytest.approx(1)
     assert bits(0.0, (4, 4, 1), levels=32) == 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (((4, 0, 1),), r"`image_shape`.*Received: image_shape=\(4, 0, 1\)"),
-        (((4, 4, 1), 0), "`levels`.*Received: levels=0"),
-    ],
-)
-def test_bits_of_no_size_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        vae_keras.bits_per_dimension(1.0, *arguments)
 
 
 # === In a VAE ===
@@ -300,7 +240,7 @@ def test_a_vae_takes_its_likelihood(small_vae, images, name):
 
 def test_the_default_is_bernoulli(small_vae, images):
     vae = small_vae()
-    assert type(vae.likelihood) is vae_keras.Bernoulli
+    assert type(vae.likelihood) is Bernoulli
     logits = vae.decoder(vae.encode(images)[0])
     np.testing.assert_array_equal(
         vae.negative_log_likelihood(images, logits),
@@ -308,124 +248,60 @@ def test_the_default_is_bernoulli(small_vae, images):
     )
 
 
-def test_a_step_moves_the_scale_down_its_gradient(small_vae, images):
-    vae = small_vae(likelihood="gaussian", seed=3)
-    z_mean, z_log_var = vae.encode(images)
-    epsilon = keras.random.normal((256, 2), seed=keras.random.SeedGenerator(3))
-    outputs = vae.decoder(z_mean + tf.exp(0.5 * z_log_var) * epsilon)
-    squares = np.sum((images - np.float64(outputs)) ** 2, axis=(1, 2, 3))
-    gradient = np.mean(784 - squares / 0.1**2)
-    before = float(vae.likelihood.log_scale)
-    assert before == pytest.approx(math.log(0.1))
-    vae.compile(keras.optimizers.SGD(1e-6), jit_compile=False)
-    vae.fit(images, batch_size=256, shuffle=False, verbose=0)
-    step = (before - float(vae.likelihood.log_scale)) / 1e-6
-    assert step == pytest.approx(gradient, rel=1e-3)
-
-
-def test_a_fixed_scale_stays(small_vae, images):
-    likelihood = vae_keras.Gaussian(0.2, trainable=False)
-    vae = small_vae(likelihood=likelihood)
-    vae.compile("adam")
-    vae.fit(images, verbose=0)
-    assert float(likelihood.log_scale) == pytest.approx(math.log(0.2))
-
-
-def test_the_scale_becomes_that_of_the_residuals():
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_scale_becomes_that_of_the_residuals_unless_fixed(trainable):
     """Noise of a known scale around one grey."""
     rng = np.random.default_rng(0)
     x = np.float32(rng.normal(0.5, 0.05, size=(512, 6, 5, 1)))
     vae = vae_keras.VAE(
         vae_keras.mlp_encoder((6, 5, 1), 1, (4,)),
         vae_keras.mlp_decoder(1, (6, 5, 1), (4,)),
-        likelihood=vae_keras.Gaussian(0.3),
+        likelihood=Gaussian(0.3, trainable=trainable),
     )
     vae.compile(keras.optimizers.Adam(0.02), steps_per_execution=16)
-    vae.fit(x, epochs=20, verbose=0)
+    vae.fit(x, epochs=20 if trainable else 1, verbose=0)
     scale = math.exp(float(vae.likelihood.log_scale))
-    assert scale == pytest.approx(0.05, rel=0.1)
-
-
-def test_colour_images(images):
-    colour = np.concatenate([images, images[::-1], 1 - images], axis=-1)[:96]
-    sizes = {"filters": 4, "hidden_units": (16,)}
-    vae = vae_keras.VAE(
-        vae_keras.conv_encoder((28, 28, 3), 4, **sizes),
-        vae_keras.conv_decoder(4, (28, 28, 3), **sizes),
-        likelihood="gaussian",
-    )
-    vae.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
-    logs = vae.fit(colour, epochs=6, validation_data=colour, verbose=0).history
-    assert logs["val_loss"][-1] < logs["val_loss"][0]
-    assert vae.predict(colour, verbose=0).shape == colour.shape
-    generated = np.array(vae.generate(4, seed=0))
-    assert (generated.shape, generated.dtype) == ((4, 28, 28, 3), "float32")
-    # Means outside [0, 1] are drawn, too.
-    generated[0, 0, 0] = [-1, 2, 0.5]
-    figure = vae_keras.plot_images(generated)
-    picture = figure.axes[0].images[0].get_array()
-    assert picture[0, 0].tolist() == [0, 1, 0.5]
+    expected, rel = (0.05, 0.1) if trainable else (0.3, 1e-6)
+    assert scale == pytest.approx(expected, rel=rel)
 
 
 # === Saving ===
 
 
 @each
-def test_round_trip_and_resuming(small_vae, images, tmp_path, name):
-    vae = small_vae(likelihood=name)
+def test_config_round_trip(small_vae, name):
+    likelihood = LIKELIHOODS[name]()
+    vae = small_vae(likelihood=likelihood)
+    for other in (
+        type(likelihood).from_config(likelihood.get_config()),
+        type(vae).from_config(vae.get_config()).likelihood,
+    ):
+        assert type(other) is type(likelihood)
+        assert other.get_config() == likelihood.get_config()
+        if name == "gaussian":
+            assert other.initial_scale == SCALE
+
+
+def test_the_scale_is_saved_and_learned_further(small_vae, images, tmp_path):
+    vae = small_vae(likelihood="gaussian")
     vae.compile("adam")
     vae.fit(images, verbose=0)
     vae.save(tmp_path / "vae.keras")
-    loaded = keras.saving.load_model(tmp_path / "vae.keras")
-    assert type(loaded.likelihood) is type(vae.likelihood)
-    for key in ("likelihood", "beta", "seed"):
-        assert loaded.get_config()[key] == vae.get_config()[key]
+    models = vae, keras.saving.load_model(tmp_path / "vae.keras")
     for _ in range(2):
-        for a, b in zip(vae.variables, loaded.variables, strict=True):
-            if "loss" not in a.path:
-                np.testing.assert_array_equal(a.numpy(), b.numpy(), a.path)
-        for model in (vae, loaded):
+        one, other = [float(model.likelihood.log_scale) for model in models]
+        assert one == other != math.log(0.1)
+        for a, b in zip(*(m.get_weights() for m in models), strict=True):
+            np.testing.assert_array_equal(a, b)
+        for model in models:
             model.fit(images, shuffle=False, verbose=0)
-    if name == "gaussian":
-        scale = float(loaded.likelihood.log_scale)
-        assert scale == float(vae.likelihood.log_scale) != math.log(0.1)
-
-
-@each
-def test_likelihood_config_round_trip(name):
-    likelihood = LIKELIHOODS[name]()
-    other = type(likelihood).from_config(likelihood.get_config())
-    assert other.get_config() == likelihood.get_config()
-    if name == "gaussian":
-        assert other.initial_scale == SCALE
-
-
-def test_files_from_before_likelihoods_load(small_vae, images, tmp_path):
-    vae = small_vae()
-    vae.save(tmp_path / "vae.keras")
-    with (
-        zipfile.ZipFile(tmp_path / "vae.keras") as new,
-        zipfile.ZipFile(tmp_path / "old.keras", "w") as old,
-    ):
-        for name in new.namelist():
-            content = new.read(name)
-            if name == "config.json":
-                config = json.loads(content)
-                del config["config"]["likelihood"]
-                content = json.dumps(config)
-            old.writestr(name, content)
-    loaded = keras.saving.load_model(tmp_path / "old.keras")
-    assert type(loaded.likelihood) is vae_keras.Bernoulli
-    np.testing.assert_array_equal(
-        loaded.predict(images, verbose=0), vae.predict(images, verbose=0)
-    )
 
 
 # === Likelihoods of the user's own ===
 
 
 @keras.saving.register_keras_serializable(package="tests")
-class Heteroscedastic(vae_keras.Likelihood):
+class Heteroscedastic(Likelihood):
     """Gaussian pixels; the decoder gives mean and log-scale of each."""
 
     def __init__(self, floor=-3.0, **kwargs):
@@ -450,17 +326,19 @@ class Heteroscedastic(vae_keras.Likelihood):
 
 def test_a_likelihood_of_ones_own(images, tmp_path):
     """It is written in TensorFlow, with two parameters for each pixel."""
+    x = images[:, 10:18, 10:18]
     vae = vae_keras.VAE(
-        vae_keras.mlp_encoder((28, 28, 1), 2, (16,)),
-        vae_keras.mlp_decoder(2, (28, 28, 2), (16,)),
+        vae_keras.mlp_encoder((8, 8, 1), 2, (16,)),
+        vae_keras.mlp_decoder(2, (8, 8, 2), (16,)),
         likelihood=Heteroscedastic(floor=-2.5),
     )
     vae.compile("adam", jit_compile=True, steps_per_execution=2)
-    logs = vae.fit(images, epochs=4, verbose=0).history
+    logs = vae.fit(x, epochs=3, verbose=0).history
     assert logs["loss"][-1] < logs["loss"][0]
-    assert vae.generate(3).shape == (3, 28, 28, 1)
-    x = images[:5]
-    nll = vae_keras.importance_weighted_nll(vae, x, 10, verbose=False)
+    assert vae.generate(3).shape == (3, 8, 8, 1)
+    nll = vae_keras.importance_weighted_nll(
+        vae, x[:5], num_samples=10, verbose=False
+    )
     assert np.isfinite(nll.per_image).all()
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
@@ -470,20 +348,11 @@ def test_a_likelihood_of_ones_own(images, tmp_path):
     )
 
 
-def test_a_decoder_of_too_many_outputs():
-    with pytest.raises(ValueError, match=r"\(28, 28, 1\).*\(28, 28, 2\)"):
-        vae_keras.VAE(
-            vae_keras.mlp_encoder((28, 28, 1), 2, (16,)),
-            vae_keras.mlp_decoder(2, (28, 28, 2), (16,)),
-            likelihood="gaussian",
-        )
-
-
 # === Refusals ===
 
 
 @pytest.mark.parametrize(
-    "bad", ["poisson", None, 3, vae_keras.Gaussian, keras.layers.Dense(1)]
+    "bad", ["poisson", None, 3, Gaussian, keras.layers.Dense(1)]
 )
 def test_an_unknown_likelihood_is_refused(small_vae, bad):
     message = (
@@ -499,12 +368,12 @@ def test_an_unknown_likelihood_is_refused(small_vae, bad):
 def test_a_bad_scale_is_refused(bad):
     message = "Expected `initial_scale`.*Received: initial_scale=.*Use 0.1"
     with pytest.raises(ValueError, match=message):
-        vae_keras.Gaussian(bad)
+        Gaussian(bad)
 
 
 def test_the_base_class_has_no_distribution():
     x = ops.zeros((1, 2, 2, 1))
-    for method in ("nll", "mean", "sample"):
-        arguments = (x, x) if method == "nll" else (x,)
+    for arguments in ({"x": x, "outputs": x}, {"outputs": x}):
+        method = Likelihood().nll if len(arguments) == 2 else Likelihood().mean
         with pytest.raises(NotImplementedError):
-            getattr(vae_keras.Likelihood(), method)(*arguments)
+            method(**arguments)

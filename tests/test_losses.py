@@ -1,3 +1,5 @@
+"""The two terms of −ELBO against hand values, float64 and Monte Carlo."""
+
 import hypothesis
 import hypothesis.extra.numpy
 import hypothesis.strategies as st
@@ -11,7 +13,7 @@ import vae_keras
 LN2 = np.log(2)
 
 
-def arrays(low, high, dtype="float32", **kwargs):
+def arrays(low, high):
     """Pairs of arrays of one shape `(batch, …)`."""
     shapes = hypothesis.extra.numpy.array_shapes(
         min_dims=2, max_dims=4, max_side=6
@@ -20,7 +22,8 @@ def arrays(low, high, dtype="float32", **kwargs):
     values = st.floats(low, high, width=32)
     return shapes.flatmap(
         lambda shape: st.tuples(
-            *[hypothesis.extra.numpy.arrays(dtype, shape, elements=values)] * 2
+            *[hypothesis.extra.numpy.arrays("float32", shape, elements=values)]
+            * 2
         )
     )
 
@@ -71,12 +74,6 @@ def test_nll_of_digits_in_float64(images):
     np.testing.assert_allclose(nll, nll_in_float64(images, logits), rtol=1e-5)
 
 
-def test_nll_is_a_sum_over_pixels(images):
-    zeros = np.zeros_like(images)
-    nll = vae_keras.bernoulli_nll(images, zeros)
-    np.testing.assert_allclose(nll, np.full(256, 784 * LN2), rtol=1e-5)
-
-
 def test_nll_is_least_at_the_pixels():
     # Its least value is the entropy, reached where sigmoid(l) = x.
     x = np.full((99, 1), 0.3, "float32")
@@ -87,7 +84,6 @@ def test_nll_is_least_at_the_pixels():
     assert nll.min() == pytest.approx(entropy, rel=1e-6)
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(arrays(0, 1), st.floats(0, 1e4))
 def test_nll_is_finite_and_not_negative(pair, scale):
     x, unit = pair
@@ -128,11 +124,6 @@ def test_kl_of_one_dimension_by_hand(mean, log_var, expected):
     np.testing.assert_allclose(kl, [expected], rtol=1e-4, atol=0)
 
 
-def test_kl_is_a_sum_over_latent_dimensions():
-    kl = vae_keras.gaussian_kl(np.ones((3, 2, 2, 5)), np.zeros((3, 2, 2, 5)))
-    assert kl.numpy().tolist() == [10, 10, 10]
-
-
 def test_kl_against_monte_carlo():
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(6, 3))
@@ -146,7 +137,6 @@ def test_kl_against_monte_carlo():
     assert np.all(np.abs(kl - ratios.mean(axis=0)) < 5 * error)
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(arrays(-50, 50))
 def test_kl_is_finite_and_not_negative(pair):
     z_mean, z_log_var = pair
@@ -162,9 +152,12 @@ def test_kl_is_finite_and_not_negative(pair):
 # === Both ===
 
 
-@pytest.mark.parametrize(
+both = pytest.mark.parametrize(
     "loss", [vae_keras.bernoulli_nll, vae_keras.gaussian_kl]
 )
+
+
+@both
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_any_dtype_gives_float32_as_exact_as_float32(loss, dtype, images):
     first = tf.cast(images, dtype)
@@ -175,19 +168,8 @@ def test_any_dtype_gives_float32_as_exact_as_float32(loss, dtype, images):
     np.testing.assert_allclose(values, exact, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "loss", [vae_keras.bernoulli_nll, vae_keras.gaussian_kl]
-)
+@both
 def test_symbolic_tensors_have_the_batch_as_shape(loss):
     tensor = keras.KerasTensor((None, 4, 4, 2))
     values = loss(tensor, tensor)
     assert (values.shape, values.dtype) == ((None,), "float32")
-
-
-@pytest.mark.parametrize(
-    "loss", [vae_keras.bernoulli_nll, vae_keras.gaussian_kl]
-)
-def test_examples_do_not_mix(loss, images):
-    whole = loss(images, 1 - images).numpy()
-    parts = [loss(images[i : i + 1], 1 - images[i : i + 1]) for i in range(5)]
-    np.testing.assert_allclose(whole[:5], np.concatenate(parts), rtol=1e-5)

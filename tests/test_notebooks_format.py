@@ -1,16 +1,16 @@
 """What every notebook keeps to, and that nbval can hold it to its outputs."""
 
 import ast
-import pathlib
 import re
 
 import nbformat
 import pytest
 from nbval.plugin import get_sanitize_patterns
 
+from tests.helpers import ROOT
 from tests.nbval_copies import solutions
 
-FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+FOLDER = ROOT / "notebooks"
 PATHS = sorted(FOLDER.glob("[0-9]*.ipynb"))
 
 

@@ -2,16 +2,13 @@
 
 import hypothesis
 import hypothesis.strategies as st
-import keras
 import numpy as np
-import tensorflow as tf
 
 import vae_keras
 
+# Where each example builds and traces a model.
 few = hypothesis.settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    max_examples=-(-hypothesis.settings().max_examples // 5)
 )
 image_shapes = st.tuples(
     st.integers(1, 9), st.integers(1, 9), st.integers(1, 3)
@@ -37,7 +34,6 @@ def images_of(size, shape, dtype, seed):
     return x.astype(dtype)
 
 
-@few
 @hypothesis.given(
     image_shapes,
     st.integers(1, 5),
@@ -63,7 +59,7 @@ def test_terms_are_finite_and_those_of_each_image(
         _, one = vae.elbo_terms(x[i : i + 1], training=False)
         np.testing.assert_allclose(one, kl[i : i + 1], rtol=1e-4, atol=1e-5)
     # Keras's own mean of the terms.
-    vae.compile("sgd", jit_compile=False)
+    vae.compile("sgd", run_eagerly=True)
     logs = vae.evaluate(x, batch_size=size, verbose=0, return_dict=True)
     vae.reset_metrics()
     nll, kl = vae.elbo_terms(x, training=False)
@@ -79,7 +75,7 @@ def test_terms_are_finite_and_those_of_each_image(
 )
 def test_one_step_moves_finite_weights(shape, latent_dim, size, batch_size):
     vae = dense(shape, latent_dim)
-    vae.compile("adam", jit_compile=False)
+    vae.compile("sgd", run_eagerly=True)
     x = images_of(size, shape, "float32", seed=size)
     dataset = vae_keras.image_dataset(x, batch_size, seed=0)
     history = vae.fit(dataset, verbose=0).history
@@ -109,7 +105,7 @@ def test_the_bound_does_not_depend_on_the_batch(
     x = images_of(size, shape, "float32", seed=0)
     estimates = [
         vae_keras.importance_weighted_nll(
-            vae, x, num_samples, batch_size=n, verbose=False
+            vae, x, num_samples=num_samples, batch_size=n, verbose=False
         )
         for n in (size, batch_size)
     ]
@@ -137,20 +133,3 @@ def test_convolutions_give_back_any_size(shape, depth, filters, size):
     vae = vae_keras.VAE(encoder, decoder)
     x = images_of(size, shape, "float32", seed=0)
     assert vae(x).shape == x.shape
-
-
-@few
-@hypothesis.given(
-    st.sampled_from(["float16", "bfloat16", "float32"]),
-    st.floats(-1e4, 1e4),
-    st.integers(1, 4),
-)
-def test_extreme_logits_in_any_dtype(dtype, logit, size):
-    """Against float64 and the logit that the dtype holds."""
-    logits = tf.fill((size, 3), tf.cast(logit, dtype))
-    held = float(keras.ops.cast(logits[0, 0], "float32"))
-    x = np.tile([0.0, 0.5, 1.0], (size, 1))
-    nll = vae_keras.bernoulli_nll(tf.cast(x, dtype), logits)
-    expected = 3 * np.logaddexp(0, held) - 1.5 * held
-    assert nll.dtype == "float32"
-    np.testing.assert_allclose(nll, np.full(size, expected), rtol=1e-5)

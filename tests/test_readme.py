@@ -6,11 +6,23 @@ import re
 import statistics
 
 import keras
+import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.helpers import PACKAGE_ROOT, ROOT
+
 README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
 
 
+def result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def cells(line):
+    return [cell.strip(" *") for cell in line.strip("| ").split("|")]
+
+
+@pytest.mark.slow
 def test_example_runs_as_it_stands(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     monkeypatch.chdir(tmp_path)
@@ -31,7 +43,7 @@ def test_pictures_have_alternative_text():
 
 def test_error_texts_of_the_table_are_those_of_the_code():
     code = "\n".join(
-        path.read_text() for path in (ROOT / "vae_keras").rglob("*.py")
+        path.read_text() for path in (PACKAGE_ROOT / "vae_keras").rglob("*.py")
     )
     # Line breaks inside string literals do not show in messages.
     code = re.sub(r'"\s*\n\s*f?"', "", code)
@@ -47,16 +59,13 @@ def test_error_texts_of_the_table_are_those_of_the_code():
 
 
 def test_quality_is_what_the_benchmark_measured():
-    result = json.loads(
-        (ROOT / "benchmarks" / "results" / "quality.json").read_text()
-    )
-    mean = result["test"]["fast"]["loss"]["mean"]
+    mean = result("quality")["test"]["fast"]["loss"]["mean"]
     assert mean <= 144.5
     assert f"{mean:.1f}" in README
 
 
 def test_throughput_is_what_the_benchmark_measured():
-    table = (ROOT / "benchmarks" / "results" / "throughput.md").read_text()
+    table = (RESULTS / "throughput.md").read_text()
     rows = [line.split(" | ") for line in table.splitlines() if "%" in line]
     rows = [row for row in rows if len(row) == 7]
     assert len(rows) == 4
@@ -65,14 +74,9 @@ def test_throughput_is_what_the_benchmark_measured():
         assert ratio in README or ratio == "1.00"
 
 
-def cells(line):
-    return [cell.strip(" *") for cell in line.strip("| ").split("|")]
-
-
 def test_convolution_is_what_the_benchmark_measured():
-    folder = ROOT / "benchmarks" / "results"
-    runs = json.loads((folder / "convolution.json").read_text())["runs"]
-    table = (folder / "convolution.md").read_text().splitlines()
+    runs = result("convolution")["runs"]
+    table = (RESULTS / "convolution.md").read_text().splitlines()
     assert runs["conv"]["curve"][-1]["test"] <= 90.0
     for name, run in runs.items():
         (measured,) = (cells(x) for x in table if x.startswith(f"| {name} |"))
@@ -90,9 +94,8 @@ def test_convolution_is_what_the_benchmark_measured():
 
 
 def test_likelihood_is_what_the_benchmark_measured():
-    path = ROOT / "benchmarks" / "results" / "likelihood.json"
     rows = [cells(line) for line in README.splitlines()]
-    for name, run in json.loads(path.read_text())["runs"].items():
+    for name, run in result("likelihood")["runs"].items():
         (row,) = (row for row in rows if row[0] == name)
         nll = f"{run['nll']:.2f} ± {run['standard_error']:.2f}"
         assert row[-2] == nll
@@ -100,8 +103,7 @@ def test_likelihood_is_what_the_benchmark_measured():
 
 
 def test_requested_digits_are_what_the_benchmark_measured():
-    path = ROOT / "benchmarks" / "results" / "conditional.json"
-    results = json.loads(path.read_text())
+    results = result("conditional")
     shares = [
         f"{statistics.mean(run['recognised']):.1%} with {latent_dim}"
         for latent_dim, run in results["runs"].items()
@@ -112,7 +114,6 @@ def test_requested_digits_are_what_the_benchmark_measured():
     assert f"of the real test digits {real}." in README
 
 
-def test_judge_is_as_good_as_measured():
-    path = ROOT / "benchmarks" / "results" / "judge.json"
-    accuracy = json.loads(path.read_text())["accuracy"]["test"]
+def test_classifier_is_as_good_as_measured():
+    accuracy = result("digits")["accuracy"]["test"]
     assert f"({accuracy:.1%} of the 10,000 test digits right" in README

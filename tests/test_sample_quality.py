@@ -7,8 +7,11 @@ import pytest
 import scipy.linalg
 import sklearn
 
-import vae_keras
-from vae_keras import density_coverage, frechet_distance, precision_recall
+from vae_keras.sample_quality import (
+    density_coverage,
+    frechet_distance,
+    precision_recall,
+)
 
 # === Fréchet distance ===
 
@@ -95,7 +98,7 @@ def naive(real, generated, k):
     )
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize(("n", "m"), [(30, 30), (20, 35), (35, 20)])
 def test_balls_against_loops(k, n, m):
     rng = np.random.default_rng([k, n])
@@ -103,14 +106,11 @@ def test_balls_against_loops(k, n, m):
     expected = naive(real, generated, k)
     assert precision_recall(real, generated, k) == pytest.approx(expected[:2])
     assert density_coverage(real, generated, k) == pytest.approx(expected[2:])
-
-
-def test_numbers_of_neighbors_are_those_of_the_papers():
-    rng = np.random.default_rng(0)
-    real, generated = rng.normal(size=(40, 3)), rng.normal(1, 1, (40, 3))
-    pairs = precision_recall(real, generated), density_coverage(real, generated)
-    assert pairs[0] == pytest.approx(naive(real, generated, 3)[:2])
-    assert pairs[1] == pytest.approx(naive(real, generated, 5)[2:])
+    # By default k is that of the papers.
+    if k == 3:
+        assert precision_recall(real, generated) == pytest.approx(expected[:2])
+    if k == 5:
+        assert density_coverage(real, generated) == pytest.approx(expected[2:])
 
 
 def test_balls_by_hand_include_their_border():
@@ -133,25 +133,6 @@ def test_expectation_for_equal_distributions(n, m, k):
     error = np.std(values, axis=0) / np.sqrt(len(values))
     assert np.all(np.abs(np.mean(values, axis=0) - [1, coverage]) < 4 * error)
     assert np.all(error < 0.04)
-
-
-def test_samples_far_away():
-    real, generated = np.random.default_rng(0).normal(size=(2, 50, 3))
-    assert precision_recall(real, generated + 100) == (0, 0)
-    assert density_coverage(real, generated + 100) == (0, 0)
-
-
-def test_a_mode_that_is_not_drawn():
-    rng = np.random.default_rng(0)
-    real = rng.normal(size=(400, 2))
-    real[:200] += 100
-    precision, recall = precision_recall(real, rng.normal(size=(400, 2)))
-    density, coverage = density_coverage(real, rng.normal(size=(400, 2)))
-    assert precision > 0.9
-    assert 0.45 < recall <= 0.5
-    # Half of the balls get all samples.
-    assert density == pytest.approx(1, abs=0.1)
-    assert 0.45 < coverage <= 0.5
 
 
 def test_in_chunks():
@@ -218,67 +199,3 @@ def test_too_few_rows_are_refused():
             ):
                 measure(*both, 5)
     assert frechet_distance(features[:6], features[:6]) < 1e-6
-
-
-@pytest.mark.parametrize("k", [0, 2.5])
-def test_wrong_numbers_of_neighbors_are_refused(k):
-    features = np.zeros((9, 2))
-    message = f"Expected `num_neighbors` .* Received: num_neighbors={k}. Use"
-    for measure in MEASURES[1:]:
-        with pytest.raises(ValueError, match=message):
-            measure(features, features, k)
-
-
-# === All at once, for digits ===
-
-
-@pytest.fixture(scope="module")
-def halves(mnist_test):
-    images, _ = mnist_test
-    return images[:1000], images[1000:2000]
-
-
-def test_real_digits_are_nearly_perfect(halves):
-    row = vae_keras.sample_quality(*halves)
-    assert 0 < row.frechet < 6
-    assert min(row.precision, row.recall) > 0.8
-    assert row.density == pytest.approx(1, abs=0.15)
-    assert row.coverage > 0.9  # 31/32 is expected
-    assert row.evenness > 0.99
-    assert row.confidence > 0.98
-
-
-def test_noise_is_bad(halves):
-    # Precision is not asked: noise lies in the ball of a real outlier.
-    noise = np.random.default_rng(0).random((1000, 28, 28, 1), "float32")
-    row = vae_keras.sample_quality(halves[0], noise)
-    assert row.frechet > 100
-    assert max(row.recall, row.coverage, row.evenness) < 0.1
-    assert row.density < 0.5
-
-
-def test_columns_are_what_the_functions_say(halves):
-    real, images = halves[0][:200], halves[1][:150] * 0.3
-    features = [vae_keras.judge_features(x) for x in (real, images)]
-    histogram = vae_keras.digit_histogram(images)
-    precision, recall = precision_recall(*features)
-    density, coverage = density_coverage(*features)
-    # Each differs from the others and from what the two sets swapped give.
-    assert len({precision, recall, density, coverage}) == 4
-    assert vae_keras.sample_quality(real, images)._asdict() == {
-        "frechet": frechet_distance(*features),
-        "precision": precision,
-        "recall": recall,
-        "density": density,
-        "coverage": coverage,
-        "evenness": histogram.evenness,
-        "confidence": histogram.confidence,
-    }
-
-
-def test_images_that_are_no_digits_are_refused(halves):
-    digits = halves[0][:100]
-    for bad in (255 * digits, digits[:, 2:], digits[:64]):
-        for both in ((digits, bad), (bad, digits)):
-            with pytest.raises(ValueError, match=r"Expected .* Received: "):
-                vae_keras.sample_quality(*both)

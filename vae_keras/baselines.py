@@ -1,15 +1,19 @@
 """What a VAE is compared with: an autoencoder and a GAN.
 
 Both take the networks of a VAE and have its habits, so that only what they
-minimise differs.
+minimise differs. Networks that do not fit together are a `ValueError`.
 """
 
 import keras
 import tensorflow as tf
 
+from vae_keras._base import ImageModel, weighted
+from vae_keras._checks import (
+    integer_seed,
+    matching_shapes,
+    matching_shapes_of_gan,
+)
 from vae_keras.losses import bernoulli_nll
-from vae_keras.shapes import matching_shapes, matching_shapes_of_gan
-from vae_keras.training import ImageModel, weighted
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -28,8 +32,7 @@ class Autoencoder(ImageModel):
     Args:
         encoder: a Keras model, images `(batch, *image_shape)` to codes.
             Those for a `VAE` serve too: z_mean is the code, and layers
-            that only z_log_var needs are left out where that is possible,
-            and learn nothing where it is not.
+            that only z_log_var needs are left out or learn nothing.
         decoder: a Keras model, codes to logits `(batch, *image_shape)`.
         **kwargs: keyword arguments of `keras.Model`.
 
@@ -37,21 +40,17 @@ class Autoencoder(ImageModel):
     the same data. The metrics are `loss` and `reconstruction_loss`; they
     differ only where the networks have regularisers.
 
-    Raises:
-        ValueError: if the shapes of encoder, decoder and images do not
-            fit together.
-
     Example:
     >>> import vae_keras
-    >>> autoencoder = vae_keras.Autoencoder(
+    >>> autoencoder = vae_keras.baselines.Autoencoder(
     ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
     ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
     ... )
-    >>> autoencoder.compile("adam")
     >>> images, _ = vae_keras.load_mnist("test[:100]")
     >>> z = autoencoder.encode(images)
 
-    To draw images, fit a distribution to codes and decode what it gives:
+    Most of what `generate` decodes from N(0, I), which codes do not follow,
+    resembles nothing. Fit a distribution to codes and decode its draws:
 
     >>> from sklearn.mixture import GaussianMixture
     >>> mixture = GaussianMixture(10, random_state=0).fit(z)
@@ -65,8 +64,7 @@ class Autoencoder(ImageModel):
         arXiv:1903.12436, for the mixture.
     """
 
-    network_names = ("encoder", "decoder")
-    loss_in_words = "its own loss (reconstruction)"
+    has_prior = False
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, **kwargs):
         super().__init__(**kwargs)
@@ -75,41 +73,14 @@ class Autoencoder(ImageModel):
         self.image_shape, self.latent_shape = matching_shapes(
             self.encoder, decoder, is_posterior=False
         )
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.reconstruction_loss_tracker = keras.metrics.Mean(
-            name="reconstruction_loss"
-        )
+        self._add_metrics("loss", "reconstruction_loss")
         self.built = True
 
     # === Using the model ===
 
-    def encode(self, x) -> tf.Tensor:
-        """Returns the codes of images.
-
-        Args:
-            x: images in [0, 1], `(batch, *image_shape)`.
-
-        Returns:
-            A float32 tensor `(batch, *latent_shape)`.
-        """
+    def encode(self, x, labels=None) -> tf.Tensor:
+        """Returns the codes of images, float32 `(batch, *latent_shape)`."""
         return tf.cast(self._codes(x, training=False), tf.float32)
-
-    def generate(self, num_images: int, seed: int | None = None) -> tf.Tensor:
-        """Decodes draws from N(0, I), which codes do not follow.
-
-        Nothing in training brings codes near N(0, I), so most of these
-        images resemble nothing. For sensible ones fit a distribution to
-        codes, as in the example above with scikit-learn's
-        `GaussianMixture`, and `decode` what is drawn from it.
-
-        Args:
-            num_images: how many images to draw.
-            seed: int, to get the same images again; `None` draws new ones.
-
-        Returns:
-            float32 pixel means in [0, 1], `(num_images, *image_shape)`.
-        """
-        return super().generate(num_images, seed)
 
     def call(self, x, training=None) -> tf.Tensor:
         """Returns reconstructions."""
@@ -124,19 +95,16 @@ class Autoencoder(ImageModel):
         """Returns −log p(x|z) of each example of a batch.
 
         Args:
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
-            training: passed to encoder and decoder.
+            data, training: as in `VAE.elbo_terms`.
 
         Returns:
-            float32 `(batch,)`: nats, times the sample weight where there
-            is one.
+            float32 `(batch,)`: nats, times the sample weight if any.
         """
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self.decoder(self._codes(x, training), training=training)
         return weighted(bernoulli_nll(x, logits), sample_weight)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        """Descends the gradient of the loss of one batch."""
         with tf.GradientTape() as tape:
             reconstruction_loss = self.reconstruction_losses(data, True)
             losses = reconstruction_loss + self._penalty()  # (batch,)
@@ -148,14 +116,14 @@ class Autoencoder(ImageModel):
         return self._update_metrics(losses, reconstruction_loss)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
-        """Measures the loss of one batch."""
         reconstruction_loss = self.reconstruction_losses(data, False)
         losses = reconstruction_loss + self._penalty()
         return self._update_metrics(losses, reconstruction_loss)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return [self.loss_tracker, self.reconstruction_loss_tracker]
+    def get_config(self) -> dict:
+        own = {"encoder": self.encoder, "decoder": self.decoder}
+        own = keras.saving.serialize_keras_object(own)
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -190,14 +158,10 @@ class GAN(ImageModel):
     `loss`, their sum, with what regularisers add. Validation noise is
     fixed.
 
-    Raises:
-        ValueError: if the shapes of decoder, discriminator and images do
-            not fit together.
-
     Example:
     >>> import keras
     >>> import vae_keras
-    >>> gan = vae_keras.GAN(
+    >>> gan = vae_keras.baselines.GAN(
     ...     vae_keras.mlp_decoder(16, (28, 28, 1)),
     ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=1),
     ... )
@@ -213,8 +177,7 @@ class GAN(ImageModel):
         optimizer's settings.
     """
 
-    network_names = ("decoder", "discriminator")
-    loss_in_words = "its own losses (of generator and discriminator)"
+    has_encoder = False
 
     def __init__(
         self,
@@ -226,16 +189,12 @@ class GAN(ImageModel):
         super().__init__(**kwargs)
         self.decoder = decoder
         self.discriminator = _first_output(discriminator)
-        self.seed = seed
+        self.seed = integer_seed(seed)
         self.image_shape, self.latent_shape = matching_shapes_of_gan(
             decoder, self.discriminator
         )
-        self._add_noise(seed)
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.generator_loss_tracker = keras.metrics.Mean(name="generator_loss")
-        self.discriminator_loss_tracker = keras.metrics.Mean(
-            name="discriminator_loss"
-        )
+        self._add_noise(self.seed)
+        self._add_metrics("loss", "generator_loss", "discriminator_loss")
         self.built = True
 
     # === Using the model ===
@@ -243,14 +202,6 @@ class GAN(ImageModel):
     def call(self, x, training=None) -> tf.Tensor:
         """Returns the probability that images are real, `(batch, 1)`."""
         return tf.sigmoid(self._logits(x, training))
-
-    def reconstructor(self) -> keras.Model:
-        """Raises a `ValueError`: without an encoder there is none."""
-        raise ValueError(
-            "Expected a model that reconstructs images. Received: a GAN, "
-            "which has no encoder. Export its `generator()` instead, or its "
-            "`discriminator`."
-        )
 
     def _logits(self, x, training) -> tf.Tensor:
         logits = _first(self.discriminator(x, training=training))
@@ -264,9 +215,7 @@ class GAN(ImageModel):
         """Returns the losses of both networks for each example of a batch.
 
         Args:
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
-            training: whether to draw training noise (else the fixed
-                validation noise), also passed to both networks.
+            data, training: as in `VAE.elbo_terms`.
 
         Returns:
             `(generator_loss, discriminator_loss)`, each float32 `(batch,)`
@@ -287,7 +236,6 @@ class GAN(ImageModel):
         return generator_loss, discriminator_loss
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        """Moves each network down the gradient of its own loss."""
         generator = self.decoder.trainable_weights
         discriminator = self.discriminator.trainable_weights
         # One tape, from which two gradients are taken.
@@ -307,22 +255,17 @@ class GAN(ImageModel):
         return self._update_metrics(sum(terms) + penalty, *terms)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
-        """Measures the losses of one batch."""
         terms = self.adversarial_losses(data, training=False)
         return self._update_metrics(sum(terms) + self._penalty(), *terms)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return [
-            self.loss_tracker,
-            self.generator_loss_tracker,
-            self.discriminator_loss_tracker,
-        ]
-
-    # === Saving ===
-
     def get_config(self) -> dict:
-        return {**super().get_config(), "seed": self.seed}
+        own = {
+            "decoder": self.decoder,
+            "discriminator": self.discriminator,
+            "seed": self.seed,
+        }
+        own = keras.saving.serialize_keras_object(own)
+        return {**super().get_config(), **own}
 
 
 def _first_output(network: keras.Model) -> keras.Model:

@@ -6,13 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.baselines import GAN, Autoencoder
-from vae_keras.checks import check_images, positive_integer
+from vae_keras._checks import check_images, check_labels, positive_integer
+from vae_keras._saving import moved_into_place
 from vae_keras.evaluation import active_units, kl_per_dimension
-from vae_keras.models import VAE
-from vae_keras.plotting import as_images, mosaic_of
-from vae_keras.saving import moved_into_place
-from vae_keras.training import ImageModel
+from vae_keras.plotting import _as_images, _mosaic
 
 
 class KLWarmUp(keras.callbacks.Callback):
@@ -25,27 +22,20 @@ class KLWarmUp(keras.callbacks.Callback):
     so that the latents are in use before they are priced. The weight is a
     function of the epoch alone: it is right at once in a training that
     goes on with `initial_epoch` or `BackupAndRestore`, and is the same for
-    any `steps_per_execution`. `val_loss` does not depend on it. The weight
-    is put in the logs as `beta`: list this callback before those that read
-    logs, such as `CSVLogger`.
+    any `steps_per_execution`. `val_loss` does not depend on it. At the end
+    of each epoch the weight is put in the logs as `beta`, and the model
+    gets its whole weight back: list this callback before those that read
+    logs or save, such as `CSVLogger` and `ModelCheckpoint`.
 
     Args:
         num_epochs: how many epochs have less than the whole weight. The
             first of them has none.
 
     Raises:
-        ValueError: if `num_epochs` is not a positive integer, or, before
-            the first step, if the model is not a `VAE`.
+        ValueError: before the first step, if the model is not a `VAE`.
 
-    Example:
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
-    ... )
-    >>> vae.compile("adam")
-    >>> images, _ = vae_keras.load_mnist("test[:64]")
-    >>> warm_up = vae_keras.KLWarmUp(num_epochs=2)
+    Example, with a compiled `vae` and `images`:
+    >>> warm_up = vae_keras.callbacks.KLWarmUp(num_epochs=2)
     >>> history = vae.fit(images, epochs=4, verbose=0, callbacks=[warm_up])
     >>> history.history["beta"]
     [0.0, 0.5, 1.0, 1.0]
@@ -71,6 +61,11 @@ class KLWarmUp(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["beta"] = float(self.model.beta.numpy())
+        # Who stops or saves here leaves no model with a small weight.
+        self.on_train_end()
+
+    def on_train_end(self, logs=None):
+        self.model.beta.assign(self.model.target_beta)
 
 
 class CollapseMonitor(keras.callbacks.Callback):
@@ -97,17 +92,10 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: before the first step, if the model is not a `VAE`, or
-            images or labels are not what it takes, or fewer than two.
+            does not take the images or labels, two or more.
 
-    Example:
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
-    ... )
-    >>> vae.compile("adam")
-    >>> images, _ = vae_keras.load_mnist("test[:64]")
-    >>> monitor = vae_keras.CollapseMonitor(images)
+    Example, with a compiled `vae` and `images`:
+    >>> monitor = vae_keras.callbacks.CollapseMonitor(images)
     >>> history = vae.fit(images, epochs=3, verbose=0, callbacks=[monitor])
     >>> history.history["active_units"]
     [2, 2, 2]
@@ -125,9 +113,9 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _check_vae(self)
-        self._measure(active_units)  # Says what is wrong, now.
+        self._measure(active_units)  # It raises what it has to, now.
         self.kl_per_dimension = []
-        self._has_spoken = False
+        self._warned = False
 
     def on_epoch_end(self, epoch, logs=None):
         try:
@@ -138,22 +126,22 @@ class CollapseMonitor(keras.callbacks.Callback):
         self.kl_per_dimension.append(kl)
         if logs is not None:
             logs["active_units"] = num_active
-        if num_active == 0 and not self._has_spoken:
-            self._has_spoken = True
+        if num_active == 0 and not self._warned:
+            self._warned = True
             # A new line, because a progress bar may be in this one.
             print(
                 f"\nEpoch {epoch + 1}: the posterior has collapsed, none of "
                 f"{kl.size} latent dimensions is active (KL {kl.sum():.2g} "
-                "nats); train again with `vae_keras.KLWarmUp`, a smaller "
+                "nats); train again with `KLWarmUp`, a smaller "
                 "`beta` or a lower learning rate."
             )
 
     def _measure(self, function):
-        return function(self.model, self.images, labels=self.labels)
+        return function(self.model, self.images, self.labels)
 
 
 def _check_vae(callback: keras.callbacks.Callback) -> None:
-    if not isinstance(callback.model, VAE):
+    if not hasattr(callback.model, "elbo_terms"):
         name = type(callback).__name__
         raise ValueError(
             f"Expected a `VAE` to use `{name}` with: other models have no "
@@ -171,11 +159,9 @@ class SampleGrid(keras.callbacks.Callback):
     reconstructs nothing, and the codes of an `Autoencoder` have no
     distribution to draw from: that row is left out.
 
-    The picture is `epoch-0003.png` after the third epoch, as it is counted
-    in a training that goes on with `initial_epoch` or `BackupAndRestore`.
-    It has one pixel for each of the images', with white lines between, and
-    white is what a model gives as NaN. The noise of the training stays as
-    it is.
+    The picture is `epoch-0003.png` after the third epoch, with one pixel
+    for each of the images'; NaN is white. The noise of training stays as it
+    is. Among several workers the chief draws.
 
     Args:
         images: some held-out images in [0, 1], 8 say: an array
@@ -190,22 +176,12 @@ class SampleGrid(keras.callbacks.Callback):
             images, and of the samples below them.
 
     Raises:
-        ValueError: if `every` is not a positive integer, or, before the
-            first step, if the model is not one of `vae_keras`, images or
-            labels are not what it takes, or `folder` is a file.
+        ValueError: before the first step, if the model is not one of
+            `vae_keras` or does not take the images or labels, or if
+            `folder` is a file.
 
-    Example:
-    >>> import pathlib
-    >>> import tempfile
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
-    ... )
-    >>> vae.compile("adam")
-    >>> images, _ = vae_keras.load_mnist("test[:64]")
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> grid = vae_keras.SampleGrid(images[:8], folder, every=2)
+    Example, with a compiled `vae`, `images` and a `folder`:
+    >>> grid = vae_keras.callbacks.SampleGrid(images[:8], folder, every=2)
     >>> history = vae.fit(images[8:], epochs=4, verbose=0, callbacks=[grid])
     >>> sorted(path.name for path in folder.iterdir())
     ['epoch-0002.png', 'epoch-0004.png']
@@ -223,25 +199,26 @@ class SampleGrid(keras.callbacks.Callback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        if not isinstance(self.model, ImageModel):
+        if not hasattr(self.model, "has_prior"):
             raise ValueError(
                 "Expected a model of `vae_keras` to use `SampleGrid` with. "
                 f"Received: {type(self.model).__name__}. Leave it out."
             )
         check_images(self.images, self.model.image_shape)
-        as_images(self.images)
-        self.model.given(self.images, self.labels)  # Looks at the labels.
+        _as_images(self.images)
+        if self.model.num_classes is not None:
+            check_labels(self.labels, self.model.num_classes, len(self.images))
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(
                 "Expected `folder` to be a folder for pictures. Received: "
                 f"{self.folder}, which is a file. Give another name."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.log_dir is not None:
+        if self.log_dir is not None and self._is_chief():
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every:
+        if (epoch + 1) % self.every or not self._is_chief():
             return
         picture = self._picture()
         path = self.folder / f"epoch-{epoch + 1:04}.png"
@@ -257,15 +234,19 @@ class SampleGrid(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
 
+    def _is_chief(self) -> bool:
+        """Of several workers, one writes."""
+        return self.model.distribute_strategy.extended.should_checkpoint
+
     def _picture(self) -> np.ndarray:
         """Returns the rows as one picture, `(height, width, channels)`."""
-        rows, inputs, wanted = [self.images], self.images, len(self.images)
-        if self.model.num_classes is not None:
-            inputs, wanted = (self.images, self.labels), self.labels
-        if not isinstance(self.model, GAN):
+        rows, count = [self.images], len(self.images)
+        if self.model.has_encoder:
+            is_pair = self.model.num_classes is not None
+            inputs = (self.images, self.labels) if is_pair else self.images
             rows.append(self.model(inputs, training=False))
-        if not isinstance(self.model, Autoencoder):
-            rows.append(self.model.generate(wanted, seed=0))
-        picture = mosaic_of(np.concatenate(rows), len(self.images), gap=1)
+        if self.model.has_prior:
+            rows.append(self.model.generate(count, labels=self.labels, seed=0))
+        picture = _mosaic(np.concatenate(rows), len(self.images), gap=1)
         picture = np.nan_to_num(picture, nan=1.0).clip(0, 1)
         return np.rint(255 * picture).astype("uint8")

@@ -1,13 +1,18 @@
 """Images for training: MNIST, your own, and a fast pipeline for both."""
 
-import itertools
 import random
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import check_images, positive_integer
+from vae_keras._checks import (
+    check_images,
+    integer_seed,
+    is_integer,
+    peeking,
+    positive_integer,
+)
 from vae_keras.mnist import load_mnist as load_mnist
 
 
@@ -37,8 +42,7 @@ def images_from_folder(
         files' paths.
 
     Raises:
-        ValueError: if there are no such files, or one of them is broken:
-            the message names it.
+        ValueError: if there are no such files, or names a broken one.
 
     Example:
     >>> from sklearn.datasets import images
@@ -88,12 +92,10 @@ def image_dataset(
 
     Each pass over the dataset is an epoch: every image once, in a new
     order, the last batch smaller if need be. The order and the
-    binarisation of epoch k depend on `(seed, k)` alone, so a training that
-    stopped after k epochs continues exactly with `initial_epoch=k`.
-
-    Shuffling moves indices, not pixels; each batch is gathered, scaled and
-    binarised inside the `tf.data` graph, from bytes where the pixels are
-    multiples of 1/255.
+    binarisation of epoch k depend on `(seed, k)` alone, so a training run
+    that stopped after k epochs continues exactly with `initial_epoch=k`.
+    All work is done inside the `tf.data` graph. Images that do not pass
+    `check_images`, and other arguments than these, are a `ValueError`.
 
     Args:
         images: floats in [0, 1], shape `(n, height, width, channels)`.
@@ -105,17 +107,13 @@ def image_dataset(
             where x ≥ ½. These are three different data sets, and their
             losses are not comparable.
         seed: int, or `None` for one drawn from Python's generator, which
-            `keras.utils.set_random_seed` seeds. The workers of one training
-            must have the same, or their shares of the images overlap.
+            `keras.utils.set_random_seed` seeds. All workers must have the
+            same, or their shares of the images overlap.
         initial_epoch: the number of the first epoch.
 
     Returns:
         A `tf.data.Dataset` of float32 batches `(batch, height, width,
         channels)`, or of pairs with the labels; `len()` is known.
-
-    Raises:
-        ValueError: if the images do not pass `check_images`, or another
-            argument is out of range.
 
     Example:
     >>> import numpy as np
@@ -143,14 +141,8 @@ def image_dataset(
             f"Received: binarize={binarize!r}. Leave it out to keep grey "
             "pixels."
         )
-    if seed is None:
-        seed = random.randrange(2**31)
-    if not hasattr(seed, "__index__"):
-        raise ValueError(
-            "Expected `seed` to be an integer or None. Received: "
-            f"seed={seed!r}. Use 0, 1, 2, …"
-        )
-    if not hasattr(initial_epoch, "__index__") or initial_epoch < 0:
+    seed = random.randrange(2**31) if seed is None else int(integer_seed(seed))
+    if not is_integer(initial_epoch) or initial_epoch < 0:
         raise ValueError(
             "Expected `initial_epoch` to be the number of an epoch, 0, 1, "
             f"2, … Received: initial_epoch={initial_epoch!r}. Pass how many "
@@ -163,10 +155,17 @@ def image_dataset(
     labels = None if labels is None else tf.constant(np.asarray(labels))
 
     # One Python number per epoch, the only thing that TensorFlow asks for.
-    epochs = itertools.count(initial_epoch)
+    next_epoch = int(initial_epoch)
+
+    def number_of_epoch():
+        nonlocal next_epoch
+        epoch = next_epoch
+        if not peeking.is_set():  # A look at the first batch is no epoch.
+            next_epoch += 1
+        yield epoch
+
     dataset = tf.data.Dataset.from_generator(
-        lambda: [next(epochs)],
-        output_signature=tf.TensorSpec((), tf.int64),
+        number_of_epoch, output_signature=tf.TensorSpec((), tf.int64)
     )
 
     def load(rows, draw):
@@ -186,7 +185,7 @@ def image_dataset(
     def batches_of_epoch(epoch):
         order = tf.range(num_images)
         if shuffle:
-            order = tf.random.experimental.stateless_shuffle(
+            order = tf.random.experimental.stateless_shuffle(  # pyright: ignore
                 order, seed=[seed, -1 - epoch]
             )
         whole, rest = order[:num_whole], order[num_whole:]
@@ -220,10 +219,8 @@ def image_dataset(
         tf.data.experimental.AutoShardPolicy.DATA
     )
     dataset = dataset.with_options(options)
-    # `checked_data` need not look at these images again, and can see all
-    # labels without taking a batch.
-    dataset.image_shape_checked = images.shape[1:]
-    dataset.labels_to_check = labels
+    # For `checked_data`.
+    dataset.all_labels = labels  # pyright: ignore[reportAttributeAccessIssue]
     return dataset
 
 

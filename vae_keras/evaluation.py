@@ -1,21 +1,28 @@
 """What a trained model is worth: held-out likelihood, and use of the latents.
 
-How good its samples look is measured in `sample_quality`.
+How good its samples look is measured in `sample_quality`. Images and labels
+that are not what the model takes, and a model that gives NaN, are a
+`ValueError`.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.checks import check_images, positive_integer
-from vae_keras.speed import keep_freed_memory
+from vae_keras._checks import (
+    check_images,
+    check_labels,
+    integer_seed,
+    positive_integer,
+)
+from vae_keras._cpu import keep_freed_memory
 
-# As many samples of one image get their noise, and are decoded, together.
-BLOCK_SIZE = 500
-# As many pixels are decoded together: 16 MB of float32 an array.
-MAX_PIXELS = 2**22
+# Samples per block: noise is drawn and decoded for one block at a time.
+_BLOCK_SIZE = 500
+# Pixels per batch and block: 16 MB of float32 an array.
+_MAX_PIXELS = 2**22
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -38,9 +45,9 @@ class LikelihoodEstimate(NamedTuple):
 def importance_weighted_nll(
     vae,
     images,
-    num_samples: int = 5000,
-    *,
     labels=None,
+    *,
+    num_samples: int = 5000,
     batch_size: int | None = None,
     seed: int = 0,
     verbose: bool = True,
@@ -57,19 +64,20 @@ def importance_weighted_nll(
     −log p(x). p(x|z) is what `vae.negative_log_likelihood` says. In a
     `ConditionalVAE` all this is given the labels, and bounds −log p(x|y).
     The sum is taken over a block of samples at a time, so that memory
-    depends neither on `num_samples` nor on the number of images.
+    depends neither on `num_samples` nor on the number of images. On Linux
+    the C library is asked, for the whole process, to keep freed memory, as
+    in `VAE.fit`.
 
     Args:
         vae: a `VAE`.
         images: held-out images in [0, 1], an array `(n, *image_shape)`;
             binarised if the model was trained on binarised images.
-        num_samples: K, the number of samples per image.
         labels: of a `ConditionalVAE`, integers `(n,)`.
+        num_samples: K, the number of samples per image.
         batch_size: how many images are worked on at a time, with 500
-            samples of each: an array of them takes batch_size · 500 ·
-            pixels · 4 bytes, and some are needed at once. By default as
-            many as keep an array below 16 MB, 10 for MNIST. The noise, and
-            so the result up to rounding, does not depend on it.
+            samples of each: an array takes batch_size · 500 · pixels · 4
+            bytes, by default at most 16 MB, with 10 images of MNIST. The
+            result does not depend on it, up to rounding.
         seed: int, the seed of the noise.
         verbose: whether to show a progress bar, if this takes more than a
             few seconds.
@@ -78,20 +86,12 @@ def importance_weighted_nll(
         A `LikelihoodEstimate`: `mean`, `standard_error`, `num_samples` and
         `per_image`, in nats per image.
 
-    Raises:
-        ValueError: if images or labels are not what the model takes, if a
-            number is not a positive integer, or if the model gives NaN.
-
-    Example:
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
+    Example, with a `vae` and `images`:
+    >>> estimate = vae_keras.importance_weighted_nll(
+    ...     vae, images, num_samples=10
     ... )
-    >>> images, _ = vae_keras.load_mnist("test[:8]")
-    >>> estimate = vae_keras.importance_weighted_nll(vae, images, 10)
     >>> estimate.num_samples, estimate.per_image.shape
-    (10, (8,))
+    (10, (64,))
 
     Reference:
         Burda, Grosse and Salakhutdinov, "Importance Weighted
@@ -99,44 +99,35 @@ def importance_weighted_nll(
     """
     from tqdm import tqdm
 
-    check_images(images, vae.image_shape)
-    vae.given(images, labels)  # Says now what is wrong with labels.
+    _check(vae, images, labels)
     num_samples = positive_integer("num_samples", num_samples)
     if batch_size is None:
         num_pixels = math.prod(vae.image_shape)
-        batch_size = max(1, MAX_PIXELS // (BLOCK_SIZE * num_pixels))
+        batch_size = max(1, _MAX_PIXELS // (_BLOCK_SIZE * num_pixels))
     batch_size = positive_integer("batch_size", batch_size)
-    if not hasattr(seed, "__index__") or isinstance(seed, bool):
-        raise ValueError(
-            "Expected `seed` to be an integer. Received: "
-            f"seed={seed!r}. Use 0, 1, 2, …"
-        )
+    seed = integer_seed(seed, or_none=False)
     latent_shape = tuple(vae.latent_shape)
     latent_axes = list(range(2, 2 + len(latent_shape)))
-    root = tf.random.fold_in(tf.constant([0, 0]), int(seed))
+    root: Any = tf.random.fold_in(tf.constant([0, 0]), seed)
 
-    size = min(BLOCK_SIZE, num_samples)
-    num_blocks = -(-num_samples // BLOCK_SIZE)
+    size = min(_BLOCK_SIZE, num_samples)
+    num_blocks = -(-num_samples // _BLOCK_SIZE)
 
     def noise_of_one(index, block):
         # A seed for each image and block: none depends on what comes along.
-        key = tf.random.fold_in(tf.random.fold_in(root, index), block)
-        return tf.random.stateless_normal((BLOCK_SIZE, *latent_shape), key)
+        key: Any = tf.random.fold_in(root, index)
+        key = tf.random.fold_in(key, block)
+        return tf.random.stateless_normal((_BLOCK_SIZE, *latent_shape), key)
 
-    # Not with XLA, which cannot compile every layer and gains little here.
-    @tf.function(jit_compile=False)
-    def log_sum_of_weights(x, y, indices):
+    def log_sum_of_weights(x, indices, *y):
         z_mean, z_log_var = vae.encode(x, *y)
         z_mean, z_log_var = z_mean[:, tf.newaxis], z_log_var[:, tf.newaxis]
-        labels = [tf.repeat(label, size) for label in y]
         repeated = tf.repeat(x, size, axis=0)
-        log_sum = tf.fill([len(x)], -np.inf)
-        for block in tf.range(num_blocks):
-            # Two at a time: one fills the pauses of the other. By default it
-            # would be ten, and take five times the memory.
-            tf.autograph.experimental.set_loop_options(parallel_iterations=2)
+        labels = tf.repeat(y[0], size) if y else None
+
+        def add_block(block, log_sum):
             epsilon = tf.map_fn(
-                lambda index: noise_of_one(index, block),  # noqa: B023
+                lambda index: noise_of_one(index, block),
                 indices,
                 fn_output_signature=tf.float32,
             )[:, :size]
@@ -147,19 +138,39 @@ def importance_weighted_nll(
                 latent_axes,
             )  # (batch, size)
             z = tf.reshape(z, (-1, *latent_shape))
-            logits = vae.decoder(vae.given(z, *labels), training=False)
+            logits = vae.decoder(vae._given(z, labels), training=False)
             nll = vae.negative_log_likelihood(repeated, logits)
-            nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float32)
+            nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float64)
+            log_weights = tf.cast(log_ratio, tf.float64) - nll
             # Of the last block, only as many samples as were asked for.
-            is_asked = block * BLOCK_SIZE + tf.range(size) < num_samples
-            log_weights = tf.where(is_asked, log_ratio - nll, -np.inf)
-            log_sum = tf.reduce_logsumexp(
-                tf.concat([log_sum[:, tf.newaxis], log_weights], axis=1), axis=1
-            )
+            is_asked = block * _BLOCK_SIZE + tf.range(size) < num_samples
+            log_weights = tf.where(is_asked, log_weights, -np.inf)
+            terms = tf.concat([log_sum[:, tf.newaxis], log_weights], axis=1)
+            return block + 1, tf.reduce_logsumexp(terms, axis=1)
+
+        _, log_sum = tf.while_loop(
+            lambda block, log_sum: block < num_blocks,
+            add_block,
+            (0, tf.fill(tf.shape(x)[:1], tf.constant(-np.inf, tf.float64))),
+            # Two at a time: one fills the pauses of the other. By default it
+            # would be ten, and take five times the memory.
+            parallel_iterations=2,
+        )
         return log_sum
 
-    # It is traced in each call, for the model at hand.
-    log_sum_of_weights._omit_frequent_tracing_warning = True
+    specs = [
+        tf.TensorSpec((None, *vae.image_shape), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
+    ]
+    if vae.num_classes is None:
+        labels = None
+    if labels is not None:
+        labels = tf.constant(labels, tf.int32)
+        specs.append(tf.TensorSpec((None,), tf.int32))
+    # Not with XLA, which cannot compile every layer and gains little here.
+    log_sum_of_weights = tf.function(
+        log_sum_of_weights, jit_compile=False, autograph=False
+    ).get_concrete_function(*specs)
     per_image = np.empty(len(images))
     with tqdm(
         total=len(images), unit=" images", delay=3, disable=not verbose
@@ -168,61 +179,43 @@ def importance_weighted_nll(
             keep_freed_memory()
             x = tf.cast(images[start : start + batch_size], tf.float32)
             batch = slice(start, start + len(x))
-            # No label at all, or one array of them.
-            y = [tf.constant(labels[batch])] if vae.num_classes else []
             indices = tf.range(batch.start, batch.stop)
-            log_sum = log_sum_of_weights(x, y, indices)
+            y = [] if labels is None else [labels[batch]]
+            log_sum = log_sum_of_weights(x, indices, *y)
             _check_finite(log_sum)
             per_image[batch] = np.log(num_samples) - log_sum
             bar.update(len(x))
+    standard_error = float("nan")
+    if len(images) > 1:
+        standard_error = float(per_image.std(ddof=1) / len(images) ** 0.5)
     return LikelihoodEstimate(
         mean=float(per_image.mean()),
-        standard_error=_standard_error(per_image),
+        standard_error=standard_error,
         num_samples=num_samples,
         per_image=per_image,
     )
 
 
-def _standard_error(values: np.ndarray) -> float:
-    """The standard error of the mean; NaN for one value."""
-    if len(values) < 2:
-        return float("nan")
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def active_units(vae, images, threshold: float = 0.01, *, labels=None) -> int:
+def active_units(vae, images, labels=None, *, threshold: float = 0.01) -> int:
     """Counts the latent dimensions that the model uses.
 
-    A dimension is active if its posterior mean varies with the image:
+    As Burda et al. have it (above; section 5.1), a dimension is active if
+    its posterior mean varies with the image:
 
         Var over x of E_q(z|x)[z] > threshold
 
     Args:
         vae: a `VAE`.
         images: images in [0, 1], an array `(n, *image_shape)`.
-        threshold: the least variance; 0.01 is that of the paper.
         labels: of a `ConditionalVAE`, integers `(n,)`.
+        threshold: the least variance; 0.01 is that of the paper.
 
     Returns:
         The number of active dimensions, of all in a latent.
 
-    Raises:
-        ValueError: if images or labels are not what the model takes, if
-            there are fewer than two, or if the model gives NaN.
-
-    Example:
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
-    ... )
-    >>> images, _ = vae_keras.load_mnist("test[:8]")
+    Example, with a `vae` and `images`:
     >>> vae_keras.active_units(vae, images) <= 2
     True
-
-    Reference:
-        Burda, Grosse and Salakhutdinov, "Importance Weighted
-        Autoencoders", ICLR 2016, arXiv:1509.00519, section 5.1.
     """
     z_mean, _ = _posteriors(vae, images, labels)
     if len(z_mean) < 2:
@@ -233,7 +226,7 @@ def active_units(vae, images, threshold: float = 0.01, *, labels=None) -> int:
     return int(np.sum(z_mean.var(axis=0) > threshold))
 
 
-def kl_per_dimension(vae, images, *, labels=None) -> np.ndarray:
+def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
     """Measures how many nats each latent dimension carries.
 
     Args:
@@ -247,23 +240,9 @@ def kl_per_dimension(vae, images, *, labels=None) -> np.ndarray:
         is the model's `kl_loss`. A dimension that has collapsed has
         nearly 0.
 
-    Raises:
-        ValueError: if images or labels are not what the model takes, or if
-            the model gives NaN.
-
-    Example:
-    >>> import vae_keras
-    >>> vae = vae_keras.VAE(
-    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2),
-    ...     vae_keras.mlp_decoder(2, (28, 28, 1)),
-    ... )
-    >>> images, _ = vae_keras.load_mnist("test[:8]")
+    Example, with a `vae` and `images`:
     >>> vae_keras.kl_per_dimension(vae, images).shape
     (2,)
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix B.
     """
     z_mean, z_log_var = _posteriors(vae, images, labels)
     kl = 0.5 * (np.square(z_mean) + np.expm1(z_log_var) - z_log_var)
@@ -272,12 +251,18 @@ def kl_per_dimension(vae, images, *, labels=None) -> np.ndarray:
 
 def _posteriors(vae, images, labels) -> tuple[np.ndarray, np.ndarray]:
     """The mean and log-variance of q(z|x) for each image, float64."""
-    check_images(images, vae.image_shape)
+    _check(vae, images, labels)
     z_mean, z_log_var = vae.encoder.predict(
-        vae.given(images, labels), batch_size=500, verbose=0
+        vae._given(images, labels), batch_size=500, verbose=0
     )
     _check_finite(z_mean, z_log_var)
-    return np.float64(z_mean), np.float64(z_log_var)
+    return z_mean.astype("float64"), z_log_var.astype("float64")
+
+
+def _check(vae, images, labels) -> None:
+    check_images(images, vae.image_shape)
+    if vae.num_classes is not None:
+        check_labels(labels, vae.num_classes, len(images))
 
 
 def _check_finite(*values) -> None:

@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from vae_keras._checks import integer_seed
 
-class ReplicaSeedGenerator(keras.random.SeedGenerator):
+
+class _ReplicaSeedGenerator(keras.random.SeedGenerator):
     """A seed generator whose seeds differ between replicas.
 
     Under a `tf.distribute` strategy every replica holds the same state, so
@@ -63,8 +65,10 @@ class Sampling(keras.layers.Layer):
 
     def __init__(self, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.seed = seed
-        self.seed_generator = ReplicaSeedGenerator(seed)
+        self.seed = integer_seed(seed)
+        self.seed_generator = _ReplicaSeedGenerator(
+            self.seed, name="seed_generator"
+        )
 
     def call(self, inputs):
         z_mean, z_log_var = inputs

@@ -1,9 +1,9 @@
 """The likelihoods p(x|z): how pixels are distributed, given the decoder.
 
 A likelihood reads the decoder's outputs as its parameters, computes −log
-p(x|z) in nats per image, and knows the mean of the pixels and how to draw
-them. Bernoulli pixels have a probability, all others a density: its nats
-may be negative, and compare with those of other densities only.
+p(x|z) in nats per image, and knows the mean of the pixels. Bernoulli pixels
+have a probability, all others a density: its nats may be negative, and
+compare with those of other densities only.
 """
 
 import math
@@ -12,7 +12,7 @@ import numbers
 import keras
 from keras import ops
 
-from vae_keras.checks import positive_integer, positive_integers
+from vae_keras._checks import positive_integer, positive_integers
 from vae_keras.losses import bernoulli_nll, sum_per_example
 
 
@@ -20,20 +20,16 @@ class Likelihood(keras.layers.Layer):
     """What all likelihoods are: a base class for your own.
 
     A subclass writes `nll(x, outputs)`, which returns −log p(x|z) as
-    float32 `(batch,)`, `mean(outputs)`, which returns the means of the
-    pixels as float32 `(batch, *image_shape)`, and `sample(outputs,
-    seed=None)`, which draws pixels of that shape. `outputs` is what the
-    decoder returns, of any shape and dtype. Parameters that are learned are
-    weights of the layer. To save models with it, register it with
+    float32 `(batch,)`, and `mean(outputs)`, which returns the means of the
+    pixels as float32 `(batch, *image_shape)`. `outputs` is what the decoder
+    returns, of any shape and dtype. Parameters that are learned are weights
+    of the layer. To save models with it, register it with
     `keras.saving.register_keras_serializable`.
 
-    Args:
-        **kwargs: keyword arguments of `keras.layers.Layer`.
-
-    Example, of which a `VAE` needs no more:
+    Example:
     >>> import vae_keras
     >>> from keras import ops
-    >>> class Laplace(vae_keras.Likelihood):
+    >>> class Laplace(vae_keras.likelihoods.Likelihood):
     ...     def nll(self, x, outputs):
     ...         return ops.sum(ops.abs(x - outputs) + ops.log(2.0), (1, 2, 3))
     ...
@@ -56,9 +52,6 @@ class Likelihood(keras.layers.Layer):
     def mean(self, outputs):
         raise NotImplementedError
 
-    def sample(self, outputs, seed: int | None = None):
-        raise NotImplementedError
-
     def call(self, outputs):
         return self.mean(outputs)
 
@@ -70,18 +63,11 @@ class Bernoulli(Likelihood):
     Of grey pixels, `bernoulli_nll` is the expected nats of pixels drawn
     from them, and no density: `ContinuousBernoulli` is one.
 
-    Args:
-        **kwargs: keyword arguments of `keras.layers.Layer`.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import Bernoulli
+    >>> from vae_keras.likelihoods import Bernoulli
     >>> float(Bernoulli().mean(np.zeros(1))[0])
     0.5
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix C.1.
     """
 
     def nll(self, x, outputs):
@@ -89,11 +75,6 @@ class Bernoulli(Likelihood):
 
     def mean(self, outputs):
         return ops.sigmoid(ops.cast(outputs, "float32"))
-
-    def sample(self, outputs, seed: int | None = None):
-        mean = self.mean(outputs)
-        uniform = keras.random.uniform(ops.shape(mean), seed=seed)
-        return ops.cast(uniform < mean, "float32")
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -108,12 +89,9 @@ class ContinuousBernoulli(Likelihood):
     per pixel. The mean of x is ½ + ½ coth(l/2) − 1/l, and not λ. Both are
     finite for any l, and exact around l = 0, where x is uniform.
 
-    Args:
-        **kwargs: keyword arguments of `keras.layers.Layer`.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import ContinuousBernoulli
+    >>> from vae_keras.likelihoods import ContinuousBernoulli
     >>> float(ContinuousBernoulli().nll(np.ones((1, 2)), np.zeros((1, 2)))[0])
     0.0
 
@@ -143,14 +121,6 @@ class ContinuousBernoulli(Likelihood):
             0.5 + 0.5 / ops.tanh(far / 2) - 1 / far,
         )
 
-    def sample(self, outputs, seed: int | None = None):
-        logits = ops.cast(outputs, "float32")
-        uniform = keras.random.uniform(ops.shape(logits), seed=seed)
-        # The inverse of the distribution function, from the likelier end.
-        size = ops.maximum(ops.abs(logits), 1e-6)
-        distance = -ops.log1p(uniform * ops.expm1(-size)) / size
-        return ops.where(logits > 0, 1 - distance, distance)
-
 
 def _around_zero(logits):
     """Where logits are near 0, for a Taylor series; those near, those far.
@@ -175,19 +145,17 @@ class Gaussian(Likelihood):
     reconstructions weigh against the KL term. `trainable=False` fixes it.
 
     Args:
-        initial_scale: σ before training. A large one makes the KL term
-            outweigh reconstructions at first, and the posterior collapse.
+        initial_scale: σ before training, positive. A large one makes the
+            KL term outweigh reconstructions at first, and the posterior
+            collapse.
         **kwargs: keyword arguments of `keras.layers.Layer`.
 
     Attributes:
         log_scale: log σ, a trainable weight.
 
-    Raises:
-        ValueError: if `initial_scale` is not a positive finite number.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import Gaussian
+    >>> from vae_keras.likelihoods import Gaussian
     >>> nll = Gaussian(1.0).nll(np.zeros((1, 2)), np.zeros((1, 2)))
     >>> round(float(nll[0]), 4)  # log 2π
     1.8379
@@ -224,11 +192,6 @@ class Gaussian(Likelihood):
     def mean(self, outputs):
         return ops.cast(outputs, "float32")
 
-    def sample(self, outputs, seed: int | None = None):
-        mean = self.mean(outputs)
-        noise = keras.random.normal(ops.shape(mean), seed=seed)
-        return mean + ops.exp(self.log_scale) * noise
-
     def get_config(self):
         return {**super().get_config(), "initial_scale": self.initial_scale}
 
@@ -240,29 +203,23 @@ _BY_NAME = {
 }
 
 
-def get_likelihood(likelihood) -> Likelihood:
-    """Returns the likelihood that a name, or a saved model's config, means.
+def get(likelihood) -> Likelihood:
+    """Returns the likelihood that a name means.
 
     Args:
-        likelihood: a name, a `Likelihood`, which is returned, or its
-            config, as `keras.saving.serialize_keras_object` gives it.
+        likelihood: a name, or a `Likelihood`, which is returned.
 
     Returns:
-        A `Likelihood`.
-
-    Raises:
-        ValueError: if it is none of these.
+        A `Likelihood`, or a `ValueError` is raised.
     """
-    if isinstance(likelihood, dict):
-        likelihood = keras.saving.deserialize_keras_object(likelihood)
     if isinstance(likelihood, str) and likelihood in _BY_NAME:
         likelihood = _BY_NAME[likelihood]()
     if not isinstance(likelihood, Likelihood):
         raise ValueError(
             f"Expected `likelihood` to be one of {list(_BY_NAME)}, or a "
-            f"`vae_keras.Likelihood`. Received: likelihood={likelihood!r}. "
-            "For another distribution, make a subclass of `Likelihood` and "
-            "pass an object of it."
+            "`vae_keras.likelihoods.Likelihood`. Received: "
+            f"likelihood={likelihood!r}. For another distribution, make a "
+            "subclass of `Likelihood` and pass an object of it."
         )
     return likelihood
 
@@ -293,12 +250,9 @@ def bits_per_dimension(nll, image_shape, levels: int = 256):
     Returns:
         Bits per dimension, a number or an array like `nll`.
 
-    Raises:
-        ValueError: if a size is not a positive integer.
-
     Example:
-    >>> import vae_keras
-    >>> vae_keras.bits_per_dimension(0.0, (28, 28, 1))  # a uniform density
+    >>> from vae_keras.likelihoods import bits_per_dimension
+    >>> bits_per_dimension(0.0, (28, 28, 1))  # a uniform density
     8.0
 
     Reference:

@@ -9,7 +9,14 @@ from keras import ops
 
 
 def sum_per_example(values: keras.KerasTensor) -> keras.KerasTensor:
-    """Sums over every axis but the first: `(batch, …)` to `(batch,)`."""
+    """Sums over every axis but the first.
+
+    Args:
+        values: `(batch, …)`, any dtype.
+
+    Returns:
+        Sums of shape `(batch,)` and that dtype.
+    """
     return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
 
@@ -38,10 +45,6 @@ def bernoulli_nll(
     >>> x = np.array([[1.0, 0.0]], "float32")
     >>> float(bernoulli_nll(x, np.zeros((1, 2), "float32"))[0] / np.log(2))
     2.0
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix C.1.
     """
     x, logits = ops.cast(x, "float32"), ops.cast(logits, "float32")
     return sum_per_example(ops.softplus(logits) - x * logits)

@@ -1,13 +1,14 @@
-"""The variational autoencoder, a Keras model with a train step of its own."""
+"""Variational autoencoders: Keras models with a train step of their own."""
+
+import numbers
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from vae_keras.likelihoods import Likelihood, get_likelihood
+from vae_keras import likelihoods
+from vae_keras._base import ImageModel, weighted
+from vae_keras._checks import integer_seed, matching_shapes, number_of_classes
 from vae_keras.losses import gaussian_kl
-from vae_keras.shapes import matching_shapes
-from vae_keras.training import ImageModel, weighted
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -35,7 +36,7 @@ class VAE(ImageModel):
         seed: int or `None`, the seed of the noise, as in `Sampling`.
         likelihood: p(x|z): `"bernoulli"`, `"continuous_bernoulli"` for grey
             pixels, `"gaussian"` for colour and natural images, or a
-            `Likelihood`, such as `vae_keras.Gaussian(initial_scale=0.3)`.
+            likelihood such as `vae_keras.likelihoods.Gaussian(0.3)`.
         **kwargs: keyword arguments of `keras.Model`.
 
     `fit`, `evaluate` and `predict` take images alone or `(images, labels)`
@@ -43,11 +44,8 @@ class VAE(ImageModel):
     generators. The metrics `loss`, `reconstruction_loss` and `kl_loss` are
     means over the examples of an epoch, with sample weights Σ wℓ / n.
     Validation noise is fixed, so two evaluations agree, and evaluating
-    does not move the training noise.
-
-    Raises:
-        ValueError: if the shapes of encoder, decoder and images do not
-            fit together, or if `beta` or `likelihood` is unknown.
+    does not move the training noise. Networks that do not fit together, and
+    other arguments than these, are a `ValueError`.
 
     Example:
     >>> import vae_keras
@@ -64,12 +62,7 @@ class VAE(ImageModel):
         arXiv:1312.6114. Higgins et al., "beta-VAE", ICLR 2017, for β.
     """
 
-    network_names = ("encoder", "decoder")
-    loss_in_words = "its own loss (reconstruction + beta * KL)"
-    way_to_another_loss = (
-        "give `beta` or `likelihood` to the constructor, use "
-        "`vae.beta.assign(…)`, or override `negative_log_likelihood`"
-    )
+    _takes_labels = False
 
     def __init__(
         self,
@@ -77,12 +70,13 @@ class VAE(ImageModel):
         decoder: keras.Model,
         beta: float = 1.0,
         seed: int | None = None,
-        likelihood: str | Likelihood = "bernoulli",
+        likelihood: str | likelihoods.Likelihood = "bernoulli",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        is_number = np.isscalar(beta) and np.isreal(beta)
-        is_number = is_number and not isinstance(beta, (bool, str))
+        is_number = isinstance(beta, numbers.Real) and not isinstance(
+            beta, bool
+        )
         if not (is_number and 0 <= beta < float("inf")):
             raise ValueError(
                 "Expected `beta` to be a finite number, zero or greater. "
@@ -91,17 +85,19 @@ class VAE(ImageModel):
         self.encoder = encoder
         self.decoder = decoder
         self.target_beta = float(beta)
-        self.seed = seed
-        self.likelihood = get_likelihood(likelihood)
+        self.seed = integer_seed(seed)
+        if self._takes_labels:
+            self.num_classes = number_of_classes(encoder)
+        self.likelihood = likelihoods.get(likelihood)
         self.image_shape, self.latent_shape = matching_shapes(
             encoder,
             decoder,
             to_means=self.likelihood,
             num_classes=self.num_classes,
         )
+        self._check_latents()
 
-        # === Layers and variables ===
-        self._add_noise(seed)
+        self._add_noise(self.seed)
         self.beta = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(beta),
@@ -110,36 +106,37 @@ class VAE(ImageModel):
             autocast=False,
             name="beta",
         )
-
-        # === Metrics ===
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-        self.reconstruction_loss_tracker = keras.metrics.Mean(
-            name="reconstruction_loss"
-        )
-        self.kl_loss_tracker = keras.metrics.Mean(name="kl_loss")
+        self._add_metrics("loss", "reconstruction_loss", "kl_loss")
         self.built = True
+
+    def _check_latents(self):
+        """For subclasses that take only some shapes of latents."""
 
     # === Using the model ===
 
-    def encode(self, x) -> tuple[tf.Tensor, tf.Tensor]:
+    def encode(self, x, labels=None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `(z_mean, z_log_var)` of q(z|x).
 
         Args:
             x: images in [0, 1], `(batch, *image_shape)`.
+            labels: in a conditional model, their classes, integers
+                `(batch,)`; other models ignore them.
 
         Returns:
             Two float32 tensors `(batch, *latent_shape)`.
         """
-        z_mean, z_log_var = self.encoder(x, training=False)
+        inputs = self._given(x, labels)
+        z_mean, z_log_var = self.encoder(inputs, training=False)
         return tf.cast(z_mean, tf.float32), tf.cast(z_log_var, tf.float32)
 
-    def call(self, x, training=None) -> tf.Tensor:
+    def call(self, inputs, training=None) -> tf.Tensor:
         """Returns reconstructions through the posterior mean: no noise."""
-        z_mean, _ = self.encoder(x, training=training)
-        return self._pixel_means(z_mean, training)
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(inputs)
+        z_mean, _ = self.encoder(self._given(x, labels), training=training)
+        return self._pixel_means(self._given(z_mean, labels), training)
 
-    def _pixel_means(self, z, training) -> tf.Tensor:
-        return self.likelihood.mean(self.decoder(z, training=training))
+    def _pixel_means(self, inputs, training) -> tf.Tensor:
+        return self.likelihood.mean(self.decoder(inputs, training=training))
 
     # === Training ===
 
@@ -170,16 +167,18 @@ class VAE(ImageModel):
         x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         sampling = self.sampling if training else self.validation_sampling
         z_mean, z_log_var = self.encoder(
-            self.given(x, labels), training=training
+            self._given(x, labels), training=training
         )
         z = sampling((z_mean, z_log_var))
-        logits = self.decoder(self.given(z, labels), training=training)
+        logits = self.decoder(self._given(z, labels), training=training)
         reconstruction_loss = self.negative_log_likelihood(x, logits)
-        terms = reconstruction_loss, gaussian_kl(z_mean, z_log_var)
-        return tuple(weighted(term, sample_weight) for term in terms)
+        kl_loss = gaussian_kl(z_mean, z_log_var)
+        return (
+            weighted(reconstruction_loss, sample_weight),
+            weighted(kl_loss, sample_weight),
+        )
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
-        """Descends the gradient of the loss of one batch."""
         with tf.GradientTape() as tape:
             reconstruction_loss, kl_loss = self.elbo_terms(data, training=True)
             losses = reconstruction_loss + self.beta * kl_loss  # (batch,)
@@ -191,27 +190,71 @@ class VAE(ImageModel):
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
-        """Measures the loss of one batch, with the constructor's β."""
         reconstruction_loss, kl_loss = self.elbo_terms(data, training=False)
         losses = reconstruction_loss + self.target_beta * kl_loss
         losses += self._penalty()
         return self._update_metrics(losses, reconstruction_loss, kl_loss)
 
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        return [
-            self.loss_tracker,
-            self.reconstruction_loss_tracker,
-            self.kl_loss_tracker,
-        ]
-
-    # === Saving ===
-
     def get_config(self) -> dict:
-        likelihood = keras.saving.serialize_keras_object(self.likelihood)
-        return {
-            **super().get_config(),
+        own = {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
             "beta": self.target_beta,
             "seed": self.seed,
-            "likelihood": likelihood,
+            "likelihood": self.likelihood,
         }
+        own = keras.saving.serialize_keras_object(own)
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="vae_keras")
+class ConditionalVAE(VAE):
+    """A VAE of images given their labels.
+
+    Encoder and decoder both see the label y, the prior does not:
+
+        −ELBO = E_q(z|x,y)[−log p(x|z,y)] + KL(q(z|x,y) ‖ p(z))
+
+    a bound on −log p(x|y). What the label says, latents need not say: they
+    are left with what varies within a class, such as the slant of a digit.
+
+    Args:
+        encoder: a Keras model of two inputs, images `(batch, *image_shape)`
+            and one-hot labels `(batch, num_classes)`, to `[z_mean,
+            z_log_var]`, as `mlp_encoder` and `conv_encoder` build it with
+            `num_classes`.
+        decoder: a Keras model of two inputs, latents and one-hot labels, to
+            the likelihood's parameters, as `mlp_decoder` and `conv_decoder`
+            build it with `num_classes`.
+        beta, seed, likelihood, **kwargs: as in `VAE`.
+
+    Attributes:
+        num_classes: labels are integers from 0 to `num_classes - 1`.
+
+    All that takes images in a `VAE` needs labels here: `fit(images,
+    labels)`, `evaluate(images, labels)`, `predict((images, labels))`, and
+    datasets and generators of `(images, labels)`, with sample weights or
+    without. Where a function or a method has `labels`, it needs them; all
+    of an array or an `image_dataset` are checked before the first step, of
+    anything else the first batch.
+
+    Example:
+    >>> import vae_keras
+    >>> images, labels = vae_keras.load_mnist("test[:64]")
+    >>> vae = vae_keras.ConditionalVAE(
+    ...     vae_keras.mlp_encoder((28, 28, 1), latent_dim=2, num_classes=10),
+    ...     vae_keras.mlp_decoder(2, (28, 28, 1), num_classes=10),
+    ... )
+    >>> vae.compile("adam")
+    >>> history = vae.fit(images, labels, verbose=0)
+    >>> tuple(vae.generate(labels=[7, 7, 3], seed=0).shape)
+    (3, 28, 28, 1)
+
+    References:
+        Kingma et al., "Semi-Supervised Learning with Deep Generative
+        Models", NeurIPS 2014, arXiv:1406.5298. Sohn, Lee and Yan, "Learning
+        Structured Output Representation using Deep Conditional Generative
+        Models", NeurIPS 2015.
+    """
+
+    _takes_labels = True

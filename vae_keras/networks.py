@@ -5,7 +5,8 @@
 An encoder maps images to `[z_mean, z_log_var]`, the parameters of q(z|x);
 a decoder maps z to logits, the parameters of p(x|z). The layers that give
 these parameters compute in float32 whatever the dtype policy, because the
-losses need them exactly.
+losses need them exactly. Sizes that are no positive integers, or images
+too small to be halved so often, are a `ValueError`.
 """
 
 import math
@@ -13,8 +14,7 @@ from collections.abc import Sequence
 
 import keras
 
-from vae_keras.checks import positive_integer, positive_integers
-from vae_keras.feature_maps import Layout, image_to_map, map_to_logits
+from vae_keras._checks import positive_integer, positive_integers
 
 
 def mlp_encoder(
@@ -37,9 +37,6 @@ def mlp_encoder(
         A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
         of shape `(batch, latent_dim)`.
 
-    Raises:
-        ValueError: if a size is not a positive integer.
-
     Example:
     >>> from vae_keras import mlp_encoder
     >>> encoder = mlp_encoder((28, 28, 1), latent_dim=2)
@@ -48,17 +45,14 @@ def mlp_encoder(
 
     Reference:
         Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix C.2.
+        arXiv:1312.6114, appendix C.
     """
     image_shape = positive_integers("image_shape", image_shape)
-    latent_dim = positive_integer("latent_dim", latent_dim)
     images = keras.Input(image_shape, name="images")
-    inputs, h = _with_labels(
-        images, keras.layers.Flatten()(images), num_classes
-    )
-    for units in positive_integers("hidden_units", hidden_units):
-        h = keras.layers.Dense(units, activation="relu")(h)
-    return keras.Model(inputs, posterior(h, latent_dim, "z_"), name="encoder")
+    h = keras.layers.Flatten()(images)
+    inputs, h = _with_labels(images, h, num_classes)
+    h = _dense_layers(h, hidden_units, "relu")
+    return keras.Model(inputs, posterior(h, latent_dim), name="encoder")
 
 
 def mlp_decoder(
@@ -70,41 +64,27 @@ def mlp_decoder(
     """Builds a decoder of dense layers: latents z to logits.
 
     Args:
-        latent_dim: the number of latent dimensions.
-        image_shape: `(height, width, channels)` of the images.
-        hidden_units: the width of each hidden layer, first to last.
-        num_classes: for a `ConditionalVAE`: the network then has a second
-            input, one-hot labels `(batch, num_classes)`.
+        latent_dim, image_shape, hidden_units, num_classes: as in
+            `mlp_encoder`.
 
     Returns:
         A `keras.Model` from `(batch, latent_dim)` to float32 logits of
         shape `(batch, *image_shape)`; there is no sigmoid at its end,
         because the loss is computed from logits.
 
-    Raises:
-        ValueError: if a size is not a positive integer.
-
     Example:
     >>> from vae_keras import mlp_decoder
     >>> decoder = mlp_decoder(2, image_shape=(28, 28, 1))
     >>> decoder.output_shape
     (None, 28, 28, 1)
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix C.1.
     """
-    latent_dim = positive_integer("latent_dim", latent_dim)
     image_shape = positive_integers("image_shape", image_shape)
-    z = keras.Input((latent_dim,), name="z")
+    z = keras.Input((positive_integer("latent_dim", latent_dim),), name="z")
     inputs, h = _with_labels(z, z, num_classes)
-    for units in positive_integers("hidden_units", hidden_units):
-        h = keras.layers.Dense(units, activation="relu")(h)
+    h = _dense_layers(h, hidden_units, "relu")
     h = keras.layers.Dense(math.prod(image_shape), dtype="float32")(h)
-    logits = keras.layers.Reshape(image_shape, dtype="float32", name="logits")(
-        h
-    )
-    return keras.Model(inputs, logits, name="decoder")
+    to_image = keras.layers.Reshape(image_shape, dtype="float32", name="logits")
+    return keras.Model(inputs, to_image(h), name="decoder")
 
 
 def conv_encoder(
@@ -128,22 +108,16 @@ def conv_encoder(
             from `2**depth` pixels up. They are padded with zeros to
             multiples of that.
         latent_dim: the number of latent dimensions.
-        filters: the channels of the first map; each later map has twice
-            as many as the one before.
+        filters: the channels of the largest map; each smaller map has
+            twice as many as the one before.
         depth: how often height and width are halved, the first two times
             in one step: 2 for digits, 3 or 4 for larger images.
         num_blocks: the residual blocks on each map.
         hidden_units: the width of each dense layer, first to last.
-        num_classes: for a `ConditionalVAE`: the network then has a second
-            input, one-hot labels `(batch, num_classes)`.
+        num_classes: as in `mlp_encoder`.
 
     Returns:
-        A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
-        of shape `(batch, latent_dim)`.
-
-    Raises:
-        ValueError: if a size is not a positive integer, or if the images
-            are too small to be halved so often.
+        As `mlp_encoder`.
 
     Example:
     >>> from vae_keras import conv_encoder
@@ -155,14 +129,12 @@ def conv_encoder(
         He et al., "Identity Mappings in Deep Residual Networks", 2016,
         arXiv:1603.05027, for the residual blocks.
     """
-    latent_dim = positive_integer("latent_dim", latent_dim)
     layout = Layout(image_shape, filters, depth, num_blocks)
     images = keras.Input(layout.image_shape, name="images")
     h = keras.layers.Flatten()(image_to_map(images, layout))
     inputs, h = _with_labels(images, h, num_classes)
-    for units in positive_integers("hidden_units", hidden_units):
-        h = keras.layers.Dense(units, activation="silu")(h)
-    return keras.Model(inputs, posterior(h, latent_dim, "z_"), name="encoder")
+    h = _dense_layers(h, hidden_units, "silu")
+    return keras.Model(inputs, posterior(h, latent_dim), name="encoder")
 
 
 def conv_decoder(
@@ -183,26 +155,12 @@ def conv_decoder(
     which is what gives other transposed convolutions a chequered pattern.
 
     Args:
-        latent_dim: the number of latent dimensions.
-        image_shape: `(height, width, channels)` of the images: any sizes
-            from `2**depth` pixels up. Patches that reach beyond the image
-            are cut.
-        filters: the channels of the last map; each earlier map has twice
-            as many as the one after it.
-        depth: how often height and width are doubled, the last two times
-            in one step.
-        num_blocks: the residual blocks on each map.
-        hidden_units: the width of each dense layer, first to last.
-        num_classes: for a `ConditionalVAE`: the network then has a second
-            input, one-hot labels `(batch, num_classes)`.
+        latent_dim, image_shape, filters, depth, num_blocks, hidden_units,
+            num_classes: as in `conv_encoder`. Patches that reach beyond
+            the image are cut.
 
     Returns:
-        A `keras.Model` from `(batch, latent_dim)` to float32 logits of
-        shape `(batch, *image_shape)`.
-
-    Raises:
-        ValueError: if a size is not a positive integer, or if the images
-            are too small to be halved so often.
+        As `mlp_decoder`.
 
     Example:
     >>> from vae_keras import conv_decoder
@@ -214,15 +172,149 @@ def conv_decoder(
         Odena, Dumoulin and Olah, "Deconvolution and Checkerboard
         Artifacts", Distill, 2016, doi:10.23915/distill.00003.
     """
-    latent_dim = positive_integer("latent_dim", latent_dim)
     layout = Layout(image_shape, filters, depth, num_blocks)
-    z = keras.Input((latent_dim,), name="z")
+    z = keras.Input((positive_integer("latent_dim", latent_dim),), name="z")
     inputs, h = _with_labels(z, z, num_classes)
-    for units in positive_integers("hidden_units", hidden_units):
-        h = keras.layers.Dense(units, activation="silu")(h)
+    h = _dense_layers(h, hidden_units, "silu")
     h = keras.layers.Dense(math.prod(layout.map_shape))(h)
     h = keras.layers.Reshape(layout.map_shape)(h)
     return keras.Model(inputs, map_to_logits(h, layout), name="decoder")
+
+
+# === The pieces, for networks of your own ===
+
+
+def posterior(h, latent_dim: int, prefix: str = "z_") -> list:
+    """Applies the layers of a mean and of a log-variance to features.
+
+    Args:
+        h: features, `(batch, …, width)`.
+        latent_dim: how many numbers each of the two has.
+        prefix: begins the layers' names, as in `z_mean`, `z_log_var`.
+
+    Returns:
+        `[mean, log_var]`, float32 `(batch, …, latent_dim)`.
+    """
+    latent_dim = positive_integer("latent_dim", latent_dim)
+    return [
+        keras.layers.Dense(latent_dim, dtype="float32", name=prefix + name)(h)
+        for name in ("mean", "log_var")
+    ]
+
+
+class Layout:
+    """The sizes of the maps between an image and its latents.
+
+    Args:
+        image_shape, filters, depth, num_blocks: as in `conv_encoder`.
+
+    Attributes:
+        stages: the side of the patches and the channels of each map,
+            largest to smallest.
+        map_shape: height, width and channels of the smallest map.
+        padding: the zeros around the images, `((top, bottom), (left,
+            right))`.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        filters: int = 32,
+        depth: int = 2,
+        num_blocks: int = 1,
+    ):
+        self.image_shape = positive_integers("image_shape", image_shape)
+        filters = positive_integer("filters", filters)
+        depth = positive_integer("depth", depth)
+        self.num_blocks = positive_integer("num_blocks", num_blocks)
+        if len(self.image_shape) != 3:
+            raise ValueError(
+                "Expected `image_shape` to be (height, width, channels). "
+                f"Received: image_shape={self.image_shape}. Grey images have "
+                "one channel."
+            )
+        sides, scale = self.image_shape[:2], 2**depth
+        if scale > min(sides):
+            largest = min(sides).bit_length() - 1
+            remedy = f"The largest depth that fits is {largest}."
+            if largest == 0:
+                remedy = "No depth fits: use a network of dense layers."
+            raise ValueError(
+                f"Expected images of {scale} × {scale} pixels or more, "
+                f"to be halved {depth} times (`depth`). Received: "
+                f"image_shape={self.image_shape}. {remedy}"
+            )
+        patches = [2] if depth == 1 else [4] + [2] * (depth - 2)
+        self.stages = [
+            (patch, filters * 2**i) for i, patch in enumerate(patches)
+        ]
+        grid = [-(-side // scale) for side in sides]
+        self.map_shape = (*grid, self.stages[-1][1])
+        missing = [-side % scale for side in sides]
+        self.padding = tuple((n // 2, n - n // 2) for n in missing)
+
+
+def image_to_map(images, layout: Layout):
+    """Applies the layers from images to the smallest map.
+
+    Args:
+        images: a `keras.Input` of `layout.image_shape`.
+        layout: a `Layout`.
+
+    Returns:
+        Features `(batch, *layout.map_shape)`.
+    """
+    h = keras.layers.ZeroPadding2D(layout.padding)(images)
+    for patch, channels in layout.stages:
+        h = keras.layers.Conv2D(channels, patch, strides=patch)(h)
+        for _ in range(layout.num_blocks):
+            h = _residual_block(h)
+    return keras.layers.Activation("silu")(h)
+
+
+def map_to_logits(h, layout: Layout):
+    """Applies the layers from the smallest map to logits.
+
+    Args:
+        h: features `(batch, *layout.map_shape)`.
+        layout: a `Layout`.
+
+    Returns:
+        float32 logits `(batch, *layout.image_shape)`.
+    """
+    channels = [layout.image_shape[2], *(c for _, c in layout.stages)]
+    for i, (patch, _) in reversed(list(enumerate(layout.stages))):
+        for _ in range(layout.num_blocks):
+            h = _residual_block(h)
+        h = keras.layers.Activation("silu")(h)
+        dtype = None if i else "float32"  # the logits
+        h = keras.layers.Conv2DTranspose(
+            channels[i], patch, strides=patch, dtype=dtype
+        )(h)
+    crop = keras.layers.Cropping2D(
+        layout.padding, dtype="float32", name="logits"
+    )
+    return crop(h)
+
+
+def _residual_block(h):
+    """Adds to a map what two convolutions make of it: at first, nothing."""
+    update = keras.layers.Activation("silu")(h)
+    arguments = {"filters": h.shape[-1], "kernel_size": 3, "padding": "same"}
+    update = keras.layers.Conv2D(
+        **arguments, activation="silu", kernel_initializer="he_normal"
+    )(update)
+    # With zeros the block starts as the identity.
+    update = keras.layers.Conv2D(**arguments, kernel_initializer="zeros")(
+        update
+    )
+    return keras.layers.Add()([h, update])
+
+
+def _dense_layers(h, hidden_units: Sequence[int], activation: str):
+    for units in positive_integers("hidden_units", hidden_units):
+        h = keras.layers.Dense(units, activation=activation)(h)
+    return h
 
 
 def _with_labels(inputs, h, num_classes: int | None) -> tuple:
@@ -232,11 +324,3 @@ def _with_labels(inputs, h, num_classes: int | None) -> tuple:
     num_classes = positive_integer("num_classes", num_classes)
     labels = keras.Input((num_classes,), name="labels")
     return [inputs, labels], keras.layers.Concatenate()([h, labels])
-
-
-def posterior(h, size: int, prefix: str) -> list:
-    """The layers of a mean and of a log-variance, from features h."""
-    return [
-        keras.layers.Dense(size, dtype="float32", name=prefix + name)(h)
-        for name in ("mean", "log_var")
-    ]

@@ -3,7 +3,8 @@
 Each function takes arrays or a model, calls the model once on one batch,
 and returns a matplotlib `Figure`; none calls `plt.show()`. In a notebook a
 figure that is a cell's value is shown once; in a script use
-`figure.savefig("name.png")` or `plt.show()`.
+`figure.savefig("name.png")` or `plt.show()`. What cannot be drawn is a
+`ValueError`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from vae_keras.checks import positive_integer
+from vae_keras._checks import positive_integer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +35,6 @@ def plot_images(
     Returns:
         A matplotlib `Figure`.
 
-    Raises:
-        ValueError: if the images are not of that shape, or the titles are
-            not as many.
-
     Example:
     >>> import numpy as np
     >>> from vae_keras import plot_images
@@ -45,7 +42,7 @@ def plot_images(
     >>> figure.axes[0].images[0].get_array().shape
     (17, 44)
     """
-    images = as_images(images)
+    images = _as_images(images)
     if titles is not None and len(titles) != len(images):
         raise ValueError(
             f"Expected a title for each image. Received: {len(images)} "
@@ -57,7 +54,7 @@ def plot_images(
     columns = min(columns, len(images))
     # Titles need more room than the thin line between images.
     gap = 1 if titles is None else max(1, images.shape[1] // 3)
-    mosaic = mosaic_of(images, columns, gap)
+    mosaic = _mosaic(images, columns, gap)
     height = 0.8 * columns * mosaic.shape[0] / mosaic.shape[1]
     figure, axes = _subplots(figsize=(0.8 * columns, height))
     _draw(axes, mosaic)
@@ -85,15 +82,10 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
     Returns:
         A matplotlib `Figure`: images in the first row, `vae.predict` of
         them in the second.
-
-    Raises:
-        ValueError: if the images are not of that shape.
     """
-    images = as_images(images)
+    images = _as_images(images)
     reconstructions = vae.predict(
-        images if labels is None else (images, np.asarray(labels)),
-        batch_size=len(images),
-        verbose=0,
+        (images, labels), batch_size=len(images), verbose=0
     )
     figure = plot_images(
         np.concatenate([images, reconstructions]), columns=len(images)
@@ -123,10 +115,6 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
     Returns:
         A matplotlib `Figure`. The dashed circles hold 50 % and 95 % of the
         prior N(0, I).
-
-    Raises:
-        ValueError: if there are not as many labels as images, or the model
-            has a single latent number.
     """
     if labels is not None and len(labels) != len(images):
         raise ValueError(
@@ -134,9 +122,9 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
             f"{len(images)} images and {len(labels)} labels. Take both from "
             "the same split."
         )
-    images = as_images(images)
+    images = _as_images(images)
     outputs = vae.encoder.predict(
-        vae.given(images, labels), batch_size=1000, verbose=0
+        vae._given(images, labels), batch_size=1000, verbose=0
     )
     z_mean = keras.tree.flatten(outputs)[0].reshape(len(images), -1)
     if min(z_mean.shape) < 2:
@@ -156,9 +144,9 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
     points = axes.scatter(
         *z_mean.T,
         c=labels,
+        cmap=None if labels is None else "tab10",
         s=3,
         alpha=0.6,
-        cmap=None if labels is None else "tab10",
         linewidths=0,
     )
     for probability in (0.5, 0.95):
@@ -188,9 +176,6 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
     Returns:
         A matplotlib `Figure`; the axes tell z₁ and z₂ of the pictures, z₂
         upwards.
-
-    Raises:
-        ValueError: if the model has not two latent dimensions.
     """
     if tuple(vae.latent_shape) != (2,):
         raise ValueError(
@@ -205,7 +190,7 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
     images = np.asarray(vae.decode(np.array(z, "float32")))
     height, width = images.shape[1:3]
     figure, axes = _subplots(figsize=(6, 6 * height / width))
-    _draw(axes, mosaic_of(images, columns, gap=0))
+    _draw(axes, _mosaic(images, columns, gap=0))
     axes.axis("on")
     shown = np.unique(np.linspace(0, columns - 1, 5).round().astype(int))
     texts = [f"{quantiles[i]:.1f}" for i in shown]
@@ -226,12 +211,9 @@ def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
 
     Returns:
         A matplotlib `Figure` with a row for each pair of images.
-
-    Raises:
-        ValueError: if `start` and `end` differ in shape.
     """
     steps = positive_integer("steps", steps)
-    start, end = as_images(start), as_images(end)
+    start, end = _as_images(start), _as_images(end)
     if start.shape != end.shape:
         raise ValueError(
             "Expected `start` and `end` of one shape. Received: "
@@ -253,11 +235,7 @@ def plot_history(history) -> "Figure":
             nats per image.
 
     Returns:
-        A matplotlib `Figure` with one panel for each of `loss`,
-        `reconstruction_loss`, `kl_loss` and whatever else was recorded.
-
-    Raises:
-        ValueError: if nothing was recorded.
+        A matplotlib `Figure` with a panel for each loss and metric.
     """
     logs: Mapping = getattr(history, "history", history)
     order = ["loss", "reconstruction_loss", "kl_loss"]
@@ -296,7 +274,7 @@ def _subplots(*args, **kwargs):
     return figure, axes
 
 
-def as_images(images) -> np.ndarray:
+def _as_images(images) -> np.ndarray:
     """Returns images as an array; refuses what cannot be drawn."""
     images = keras.ops.convert_to_numpy(images)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
@@ -307,7 +285,7 @@ def as_images(images) -> np.ndarray:
     return images
 
 
-def mosaic_of(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
+def _mosaic(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
     """Lays images out in one array; what stays empty is NaN (no colour)."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)

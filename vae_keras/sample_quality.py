@@ -1,79 +1,20 @@
 """How good samples are: distances between two sets of images, by features.
 
 Pixels are a bad measure of likeness, so images are compared by what a
-classifier makes of them, here the judge's 64 features. Every number needs
-one beside it that two sets of *real* images get: what perfect looks like.
-And no number stands alone: pure noise gets a precision of 1, because one
-odd digit's ball holds all of it, but a coverage of almost 0.
+classifier makes of them, such as the 64 features of `digits`. Every number
+needs one beside it that two sets of *real* images get: what perfect looks
+like. And no number stands alone: pure noise gets a precision of 1, because
+one odd digit's ball holds all of it, but a coverage of almost 0.
 
-The functions need the extra `evaluation`: SciPy and scikit-learn.
+All functions take two tables of features, float `(n, d)` of real images
+and `(m, d)` of the images to compare; tables of two widths, with too few
+rows or with NaN are a `ValueError`. They need the extra `evaluation`: SciPy
+and scikit-learn.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
-from vae_keras.checks import positive_integer
-from vae_keras.judge import histogram, judged
-
-
-class SampleQuality(NamedTuple):
-    """What `sample_quality` returns: a row of a table.
-
-    Attributes:
-        frechet: Fréchet distance between the judge's features, 0 is best.
-        precision: share of the samples that lie among real images.
-        recall: share of the real images that lie among samples.
-        density: like precision, but counts how many real images each
-            sample lies near; 1 is expected of real images.
-        coverage: share of the real images with a sample nearby.
-        evenness: of the digits that the judge sees: the entropy of their
-            shares over its largest value, 1 if all are equally frequent.
-        confidence: the judge's mean probability of the digit it sees.
-    """
-
-    frechet: float
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    evenness: float
-    confidence: float
-
-
-def sample_quality(real_images, images) -> SampleQuality:
-    """Compares images with real ones, by the judge of digits.
-
-    Args:
-        real_images: real digits in [0, 1], `(n, 28, 28, 1)`.
-        images: the images to judge, `(m, 28, 28, 1)`. Take m = n, and the
-            same n wherever numbers are compared: all but `confidence`
-            and `evenness` depend on it.
-
-    Returns:
-        A `SampleQuality`, whose fields are explained there.
-
-    Raises:
-        ValueError: if the images are not digits in [0, 1], or no more of
-            them than features (64).
-
-    Example:
-    >>> import vae_keras
-    >>> images, _ = vae_keras.load_mnist("test[:2000]")
-    >>> row = vae_keras.sample_quality(images[:1000], images[1000:])
-    >>> bool(row.precision > 0.5)
-    True
-    """
-    real_features, _ = judged(real_images)
-    features, probabilities = judged(images)
-    digits = histogram(probabilities)
-    return SampleQuality(
-        frechet_distance(real_features, features),
-        *precision_recall(real_features, features),
-        *density_coverage(real_features, features),
-        digits.evenness,
-        digits.confidence,
-    )
+from vae_keras._checks import positive_integer
 
 
 def frechet_distance(real_features, features) -> float:
@@ -82,20 +23,15 @@ def frechet_distance(real_features, features) -> float:
         ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)
 
     Args:
-        real_features: features of real images, `(n, d)`.
-        features: features of the images to judge, `(m, d)`.
+        real_features, features: of real images, and of those to compare.
 
     Returns:
-        The (squared) distance, 0 for equal means and covariances, never
-        negative. It grows as samples get fewer: compare equal n and m.
-
-    Raises:
-        ValueError: if the features are not two tables of equal width, are
-            not finite, or have no more rows than columns.
+        The (squared) distance, never negative. It grows as samples get
+        fewer: compare equal n and m.
 
     Example:
     >>> import numpy as np
-    >>> from vae_keras import frechet_distance
+    >>> from vae_keras.sample_quality import frechet_distance
     >>> features = np.random.default_rng(0).normal(size=(100, 3))
     >>> round(frechet_distance(features, features + [3, 4, 0]), 6)
     25.0
@@ -138,20 +74,15 @@ def precision_recall(
     sample: is all of the data drawn?
 
     Args:
-        real_features: features of real images, `(n, d)`.
-        features: features of the images to judge, `(m, d)`.
+        real_features, features: of real images, and of those to compare.
         num_neighbors: k; 3 is that of the paper.
 
     Returns:
         `(precision, recall)`, both in [0, 1].
 
-    Raises:
-        ValueError: if the features are not two tables of equal width, are
-            not finite, or have no more than k rows.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import precision_recall
+    >>> from vae_keras.sample_quality import precision_recall
     >>> features = np.random.default_rng(0).normal(size=(100, 3))
     >>> precision_recall(features, features)
     (1.0, 1.0)
@@ -177,20 +108,16 @@ def density_coverage(
     *Coverage* is the share of the balls with a sample in them.
 
     Args:
-        real_features: features of real images, `(n, d)`.
-        features: features of the images to judge, `(m, d)`.
+        real_features, features: of real images, and of those to compare.
         num_neighbors: k; 5 is that of the paper.
 
     Returns:
         `(density, coverage)`. Density may exceed 1; of samples from the
         distribution of the data it is expected to be 1.
 
-    Raises:
-        ValueError: as `precision_recall`; only the real ones need k rows.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import density_coverage
+    >>> from vae_keras.sample_quality import density_coverage
     >>> features = np.random.default_rng(0).normal(size=(100, 3))
     >>> density_coverage(features, features + 100)
     (0.0, 0.0)
@@ -211,7 +138,9 @@ def density_coverage(
 
 def _checked_features(real_features, features):
     """Both tables as float64, or an error that says what is wrong."""
-    tables = np.float64(real_features), np.float64(features)
+    tables = [
+        np.asarray(table, "float64") for table in (real_features, features)
+    ]
     shapes = [table.shape for table in tables]
     if any(len(shape) != 2 for shape in shapes) or (
         shapes[0][1] != shapes[1][1]
@@ -220,7 +149,7 @@ def _checked_features(real_features, features):
             "Expected `real_features` and `features` to be two tables of "
             "shapes (n, d) and (m, d), one row per image. Received: shapes "
             f"{shapes[0]} and {shapes[1]}. Compute both with one network, "
-            "as with `vae_keras.judge_features`."
+            "as with `vae_keras.digits.features`."
         )
     for name, table in zip(("real_features", "features"), tables, strict=True):
         if not np.isfinite(table).all():

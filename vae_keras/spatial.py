@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import keras
 
-from vae_keras.checks import positive_integer, positive_integers
-from vae_keras.feature_maps import Layout, image_to_map, map_to_logits
+from vae_keras._checks import positive_integer, positive_integers
 from vae_keras.models import VAE
-from vae_keras.networks import posterior
+from vae_keras.networks import (
+    Layout,
+    image_to_map,
+    map_to_logits,
+    posterior,
+)
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -24,9 +28,6 @@ class RowColumnGaussian(keras.layers.Layer):
     of all its entries is their Kronecker product. A map of d₁ × d₂ places
     takes 2 (d₁ + d₂) numbers instead of 2 d₁ d₂.
 
-    Args:
-        **kwargs: keyword arguments of `keras.layers.Layer`.
-
     Call arguments:
         inputs: `(row_mean, row_log_var, column_mean, column_log_var)`, in
             this order: two tensors `(batch, height, maps)` of rows, then
@@ -36,12 +37,9 @@ class RowColumnGaussian(keras.layers.Layer):
         `[z_mean, z_log_var]`, each `(batch, height, width, maps)`, in the
         layer's compute dtype.
 
-    Raises:
-        ValueError: if the four shapes do not fit together.
-
     Example:
     >>> import numpy as np
-    >>> from vae_keras import RowColumnGaussian
+    >>> from vae_keras.spatial import RowColumnGaussian
     >>> rows, columns = np.full((1, 7, 2), 3.0), np.full((1, 5, 2), 0.5)
     >>> z_mean, _ = RowColumnGaussian()((rows, rows, columns, columns))
     >>> tuple(z_mean.shape), float(z_mean[0, 0, 0, 0])
@@ -51,9 +49,6 @@ class RowColumnGaussian(keras.layers.Layer):
         Wang, Yuan and Ji, "Spatial Variational Auto-Encoding via
         Matrix-Variate Normal Distributions", 2017, arXiv:1705.06821.
     """
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
 
     def build(self, input_shape):
         shapes = [tuple(shape[1:]) for shape in input_shape]
@@ -81,7 +76,7 @@ class RowColumnGaussian(keras.layers.Layer):
 
 def spatial_encoder(
     image_shape: Sequence[int],
-    num_maps: int,
+    num_maps: int = 2,
     filters: int = 32,
     depth: int = 2,
     num_blocks: int = 1,
@@ -95,15 +90,9 @@ def spatial_encoder(
     row and of each column, which `RowColumnGaussian` combines.
 
     Args:
-        image_shape: `(height, width, channels)` of the images: any sizes
-            from `2**depth` pixels up.
+        image_shape, filters, depth, num_blocks, hidden_units: as in
+            `conv_encoder`. Latent maps have the size of the last map.
         num_maps: how many latents each place of the map has.
-        filters: the channels of the first map of features; each later one
-            has twice as many as the one before.
-        depth: how often height and width are halved: a latent map has the
-            size of the last map of features.
-        num_blocks: the residual blocks on each map.
-        hidden_units: the width of each dense layer, first to last.
         factored: whether the posterior is made of rows and columns. If
             not, each place has a mean and a variance of its own, which it
             takes from the features there, without dense layers between.
@@ -112,25 +101,17 @@ def spatial_encoder(
         A `keras.Model` from `(batch, *image_shape)` to two float32 tensors
         of shape `(batch, map_height, map_width, num_maps)`.
 
-    Raises:
-        ValueError: if a size is not a positive integer, or if the images
-            are too small to be halved so often.
-
     Example:
-    >>> from vae_keras import spatial_encoder
+    >>> from vae_keras.spatial import spatial_encoder
     >>> spatial_encoder((28, 28, 1), num_maps=2).output_shape[0]
     (None, 7, 7, 2)
-
-    Reference:
-        Wang, Yuan and Ji, "Spatial Variational Auto-Encoding via
-        Matrix-Variate Normal Distributions", 2017, arXiv:1705.06821.
     """
     num_maps = positive_integer("num_maps", num_maps)
     layout = Layout(image_shape, filters, depth, num_blocks)
     images = keras.Input(layout.image_shape, name="images")
     h = image_to_map(images, layout)
     if not factored:
-        return keras.Model(images, posterior(h, num_maps, "z_"), name="encoder")
+        return keras.Model(images, posterior(h, num_maps), name="encoder")
     height, width, _ = layout.map_shape
     h = keras.layers.Flatten()(h)
     for units in positive_integers("hidden_units", hidden_units):
@@ -157,28 +138,17 @@ def spatial_decoder(
     image around that place.
 
     Args:
-        num_maps: how many latents each place of the map has.
-        image_shape: `(height, width, channels)` of the images.
-        filters: the channels of the last map of features; each earlier one
-            has twice as many as the one after it.
-        depth: how often height and width are doubled.
-        num_blocks: the residual blocks on each map.
+        num_maps, image_shape, filters, depth, num_blocks: as in
+            `spatial_encoder`.
 
     Returns:
         A `keras.Model` from `(batch, map_height, map_width, num_maps)` to
         float32 logits of shape `(batch, *image_shape)`.
 
-    Raises:
-        ValueError: as `spatial_encoder`.
-
     Example:
-    >>> from vae_keras import spatial_decoder
+    >>> from vae_keras.spatial import spatial_decoder
     >>> spatial_decoder(2, (28, 28, 1)).input_shape
     (None, 7, 7, 2)
-
-    Reference:
-        Wang, Yuan and Ji, "Spatial Variational Auto-Encoding via
-        Matrix-Variate Normal Distributions", 2017, arXiv:1705.06821.
     """
     num_maps = positive_integer("num_maps", num_maps)
     layout = Layout(image_shape, filters, depth, num_blocks)
@@ -192,80 +162,42 @@ def spatial_decoder(
 class SpatialVAE(VAE):
     """A VAE whose latents are maps, governed by their rows and columns.
 
-    A `VAE` of `spatial_encoder` and `spatial_decoder`, and all that a
-    `VAE` can do. Latents have the shape `(map_height, map_width,
-    num_maps)`; the KL of one map from N(0, I), in nats, is
+    A `VAE`, and all that it can do, whose latents have a place in the
+    image: shape `(map_height, map_width, num_maps)`. With an encoder that
+    ends in a `RowColumnGaussian`, the KL of one d₁ × d₂ map from N(0, I),
+    in nats, is
 
         ½ (‖μ₁‖² ‖μ₂‖² + Σσ₁² Σσ₂² − d₁ d₂ − d₂ Σ log σ₁² − d₁ Σ log σ₂²)
 
-    For encoders of your own, end them with `RowColumnGaussian` and give
-    them to `VAE`.
-
     Args:
-        image_shape: `(height, width, channels)` of the images: any sizes
-            from `2**depth` pixels up.
-        num_maps: how many latents each place of the map has.
-        filters: the channels of the largest map of features.
-        depth: how often height and width are halved.
-        num_blocks: the residual blocks on each map.
-        hidden_units: the width of each dense layer of the encoder.
-        factored: whether the posterior is made of rows and columns. If
-            not, each place has a mean and a variance of its own.
-        beta: the weight of the KL term, as in `VAE`.
-        seed: int or `None`, the seed of the noise, as in `VAE`.
-        **kwargs: `likelihood`, as in `VAE`, and keyword arguments of
-            `keras.Model`.
+        encoder: a Keras model, images `(batch, *image_shape)` to
+            `[z_mean, z_log_var]`, two tensors `(batch, map_height,
+            map_width, num_maps)`, as from `spatial_encoder`.
+        decoder: a Keras model, such maps to the likelihood's parameters,
+            as from `spatial_decoder`.
+        beta, seed, likelihood, **kwargs: as in `VAE`.
 
     Raises:
-        ValueError: if a size is not a positive integer, or if the images
-            are too small to be halved so often.
+        ValueError: as `VAE`, or if the latents are no maps.
 
     Example:
     >>> import vae_keras
-    >>> vae = vae_keras.SpatialVAE((28, 28, 1), num_maps=2)
+    >>> vae = vae_keras.SpatialVAE(
+    ...     vae_keras.spatial.spatial_encoder((28, 28, 1), num_maps=2),
+    ...     vae_keras.spatial.spatial_decoder(2, (28, 28, 1)),
+    ... )
     >>> vae.latent_shape
     (7, 7, 2)
 
     Reference:
-        Wang, Yuan and Ji, "Spatial Variational Auto-Encoding via
-        Matrix-Variate Normal Distributions", 2017, arXiv:1705.06821.
+        As of `RowColumnGaussian`.
     """
 
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        num_maps: int = 2,
-        filters: int = 32,
-        depth: int = 2,
-        num_blocks: int = 1,
-        hidden_units: Sequence[int] = (512,),
-        factored: bool = True,
-        beta: float = 1.0,
-        seed: int | None = None,
-        **kwargs,
-    ):
-        sizes = (filters, depth, num_blocks)
-        # A saved model brings its networks along, as they were built.
-        encoder = kwargs.pop("encoder", None) or spatial_encoder(
-            image_shape, num_maps, *sizes, hidden_units, factored
-        )
-        decoder = kwargs.pop("decoder", None) or spatial_decoder(
-            num_maps, image_shape, *sizes
-        )
-        super().__init__(encoder, decoder, beta, seed, **kwargs)
-        self.num_maps = num_maps
-        self.filters, self.depth, self.num_blocks = sizes
-        self.hidden_units = hidden_units
-        self.factored = factored
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "image_shape": self.image_shape,
-            "num_maps": self.num_maps,
-            "filters": self.filters,
-            "depth": self.depth,
-            "num_blocks": self.num_blocks,
-            "hidden_units": list(self.hidden_units),
-            "factored": self.factored,
-        }
+    def _check_latents(self):
+        if len(self.latent_shape) != 3:
+            raise ValueError(
+                "Expected latents that are maps (height, width, maps). "
+                f"Received: latents of shape {self.latent_shape}. Build the "
+                "networks with `vae_keras.spatial.spatial_encoder` and "
+                "`spatial_decoder`, or use `VAE`."
+            )

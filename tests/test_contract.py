@@ -1,0 +1,964 @@
+"""What all models do alike: each promise is tested once, for every model."""
+
+import copy
+import functools
+import json
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import vae_keras
+from tests.helpers import (
+    Batches,
+    assert_close,
+    assert_same_state,
+    batches,
+    dataset,
+    dtype_policy,
+    regularized,
+    run_python,
+    scaled,
+)
+from vae_keras import ConditionalVAE, baselines, likelihoods, spatial
+
+SHAPE = (8, 8, 1)
+CLASSES = 3
+BATCH = 8
+
+
+def mlp(latent_dim, num_classes=None):
+    sizes = {"hidden_units": (4,), "num_classes": num_classes}
+    return [
+        vae_keras.mlp_encoder(SHAPE, latent_dim, **sizes),
+        vae_keras.mlp_decoder(2, SHAPE, **sizes),
+    ]
+
+
+def maps():
+    sizes = {"filters": 2, "depth": 1}
+    return [
+        spatial.spatial_encoder(SHAPE, 1, hidden_units=(4,), **sizes),
+        spatial.spatial_decoder(1, SHAPE, **sizes),
+    ]
+
+
+# A model is a line here, and all of this file holds for it: its class, what
+# makes its networks and other arguments, and its metrics after `loss`. What
+# has a likelihood has another one each, so that all are trained in every way.
+ELBO = ["reconstruction_loss", "kl_loss"]
+ADVERSARIAL = ["generator_loss", "discriminator_loss"]
+GREY = {"likelihood": likelihoods.ContinuousBernoulli}
+COLOUR = {"likelihood": functools.partial(likelihoods.Gaussian, 1.0)}
+MODELS = {
+    "VAE": (vae_keras.VAE, lambda: mlp(2), {}, ELBO),
+    "ConditionalVAE": (ConditionalVAE, lambda: mlp(2, CLASSES), COLOUR, ELBO),
+    "SpatialVAE": (vae_keras.SpatialVAE, maps, GREY, ELBO),
+    "Autoencoder": (baselines.Autoencoder, lambda: mlp(2), {}, ELBO[:1]),
+    "GAN": (baselines.GAN, lambda: mlp(1)[::-1], {}, ADVERSARIAL),
+}
+METRICS = {name: ["loss", *others] for name, (*_, others) in MODELS.items()}
+every_model = pytest.mark.parametrize("name", MODELS)
+# `make check` looks at two, where what is tested is the same for all.
+two_models = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if i > 1 else [])
+        for i, name in enumerate(MODELS)
+    ],
+)
+
+# Eight by eight pixels, of which the upper or the lower half is bright.
+RNG = np.random.default_rng(0)
+Y = np.arange(20) % CLASSES
+X = RNG.uniform(0, 0.3, size=(20, *SHAPE)).astype("float32")
+X[Y == 0, :4] += 0.6
+X[Y == 1, 4:] += 0.6
+W = np.linspace(0, 3, 20, dtype="float32")
+
+GRAPH = {"jit_compile": False}
+EAGER = {"run_eagerly": True}
+XLA = {"jit_compile": True}
+
+
+def new_model(name, /, change=None, subclass=lambda model: model, **kwargs):
+    """A new model, the same each time; `change` goes over its networks."""
+    keras.utils.set_random_seed(0)
+    model, make_networks, arguments, _ = MODELS[name]
+    networks = (
+        make_networks() if change is None else map(change, make_networks())
+    )
+    kwargs |= {key: make() for key, make in arguments.items()}
+    return subclass(model)(*networks, **kwargs)
+
+
+def compiled(name, /, optimizer="adam", how=EAGER, **kwargs):
+    """As `new_model`; eager steps, which are small here, need no tracing."""
+    model = new_model(name, **kwargs)
+    model.compile(optimizer, **how)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def state_of(model):
+    return [v.numpy() for v in model.variables + model.optimizer.variables]
+
+
+def put_back(model, state):
+    variables = model.variables + model.optimizer.variables
+    for variable, value in zip(variables, state, strict=True):
+        variable.assign(value)
+
+
+def steps_of(model, data=(X, Y), **kwargs):
+    """The logs of one `fit`, and how far it moved each trainable weight."""
+    before = [w.numpy() for w in model.trainable_weights]
+    run = {"batch_size": BATCH, "shuffle": False, "verbose": 0, **kwargs}
+    logs = model.fit(*data, **run).history
+    after = model.trainable_weights
+    return logs, [w.numpy() - b for b, w in zip(before, after, strict=True)]
+
+
+def logs_of(model, data=(X, Y), **kwargs):
+    """The logs of one `evaluate`."""
+    run = {"batch_size": BATCH, "verbose": 0, "return_dict": True, **kwargs}
+    return model.evaluate(*data, **run)
+
+
+def with_random_layers(network):
+    """The network behind batch normalisation and dropout."""
+    first, *others = keras.tree.flatten(network.input)
+    h = keras.layers.BatchNormalization()(first)
+    h = keras.layers.Dropout(0.3)(h)
+    inputs = [h, *others] if others else h
+    return keras.Model(network.input, network(inputs), name=network.name)
+
+
+@pytest.fixture
+def fixed_noise(monkeypatch):
+    """Latents get the same noise whatever the batch, mode or replica."""
+
+    def call(self, inputs):
+        z_mean, z_log_var = inputs
+        return z_mean + 0.3 * keras.ops.exp(0.5 * z_log_var)
+
+    monkeypatch.setattr(vae_keras.Sampling, "call", call)
+
+
+# === Data ===
+
+
+def forms_of(x, y, w):
+    """Every form that data may have: `(words, data, labels?, weights?)`.
+
+    Generators, which end, are made by a function.
+    """
+    for parts in ((x,), (x, y), (x, y, w)):
+        has = len(parts) > 1, len(parts) > 2
+        yield "tuple", parts, *has
+        yield "tensors", tuple(map(tf.constant, parts)), *has
+        yield "dataset", dataset(BATCH, *parts), *has
+        yield "generator", functools.partial(batches, BATCH, *parts), *has
+        yield "PyDataset", Batches(BATCH, *parts), *has
+    yield "array", x, False, False
+    yield "tensor", tf.constant(x), False, False
+    yield "list", [x], False, False
+    yield "float64", x.astype("float64"), False, False
+    one = dataset(BATCH, x)
+    yield "dataset of (x,)", one.map(lambda x: (x,)), False, False
+    yield "float64s", one.map(lambda x: tf.cast(x, "float64")), False, False
+    yield "list of two", [x, y], True, False
+    ours = vae_keras.image_dataset(x, BATCH, y, shuffle=False)
+    yield "image_dataset", ours, True, False
+    yield "weights alone", (x, None, w), False, True
+    pairs = dataset(BATCH, x, w).map(lambda x, w: (x, None, w))
+    yield "weights alone, dataset", pairs, False, True
+
+
+def forms_for(model):
+    for words, data, has_labels, has_weights in forms_of(X, Y, W):
+        if has_labels or model.num_classes is None:
+            parts = "xyw"[: 1 + has_labels] + "w" * has_weights
+            batch = isinstance(data, (tuple, list)) or hasattr(data, "dtype")
+            yield f"{words}: {parts}", data, has_weights, batch
+
+
+def fresh(data):
+    return data() if callable(data) else data
+
+
+@two_models
+@pytest.mark.filterwarnings("ignore:.*`shuffle=False`")
+def test_every_form_of_data_trains_alike(name):
+    model = compiled(name)
+    state, run = state_of(model), {"epochs": 2, "shuffle": False, "verbose": 0}
+    whole = {"batch_size": BATCH, **run}
+    expected = {}
+    for has_weights in (False, True):
+        put_back(model, state)
+        model.fit(X, Y, sample_weight=W if has_weights else None, **whole)
+        expected[has_weights] = model.get_weights()
+    assert (
+        max(
+            np.abs(a - b).max() for a, b in zip(*expected.values(), strict=True)
+        )
+        > 1e-3
+    )
+
+    def check(words, has_weights, *args, **kwargs):
+        put_back(model, state)
+        model.fit(*args, **kwargs)
+        assert int(model.optimizer.iterations) == 6, words
+        found, wanted = model.get_weights(), expected[has_weights]
+        assert_close(found, wanted, rtol=1e-5, atol=1e-6, err_msg=words)
+
+    for words, data, has_weights, is_whole in forms_for(model):
+        kwargs = whole if is_whole else {**run, "steps_per_epoch": 3}
+        check(words, has_weights, fresh(data), **kwargs)
+    # A tuple's weights stay, also beside arguments that are None.
+    nothing = {"y": None, "sample_weight": None}
+    check("(x, y, w), None", True, (X, Y, W), **nothing, **whole)
+    if model.num_classes is None:
+        check("sample_weight", True, X, sample_weight=W, **whole)
+
+
+@two_models
+def test_every_form_of_data_measures_alike(name):
+    """In `evaluate`, as `validation_data`, and in `predict`."""
+    model = compiled(name, keras.optimizers.SGD(0.0))
+    expected = {
+        has_weights: logs_of(model, sample_weight=W if has_weights else None)
+        for has_weights in (False, True)
+    }
+    assert expected[False]["loss"] != expected[True]["loss"]
+    predicted = model.predict((X, Y), verbose=0)
+    np.testing.assert_array_equal(predicted, model.predict((X, Y), verbose=0))
+    assert predicted.dtype == np.float32
+    inputs = X if model.num_classes is None else (X, Y)
+    np.testing.assert_allclose(predicted, model(inputs), atol=1e-6)
+    for words, data, has_weights, is_whole in forms_for(model):
+        wanted = pytest.approx(expected[has_weights], rel=1e-5)
+        size = {"batch_size": BATCH if is_whole else None}
+        steps = None if is_whole else 3
+        assert logs_of(model, (fresh(data),), steps=steps, **size) == wanted, (
+            words
+        )
+        history = model.fit(
+            *(X[:8], Y[:8]),
+            validation_data=fresh(data),
+            validation_steps=steps,
+            validation_batch_size=BATCH,
+            verbose=0,
+        ).history
+        logs = {
+            metric: history[f"val_{metric}"][0] for metric in wanted.expected
+        }
+        assert logs == wanted, words
+        found = model.predict(fresh(data), steps=steps, verbose=0, **size)
+        np.testing.assert_allclose(found, predicted, atol=1e-6, err_msg=words)
+    nothing = {"y": None, "sample_weight": None}
+    logs = logs_of(model, ((X, Y, W),), **nothing)
+    assert logs == pytest.approx(expected[True], rel=1e-5)
+    history = model.fit(X, Y, validation_split=0.4, verbose=0).history
+    wanted = logs_of(model, (X[12:], Y[12:]), batch_size=32)
+    assert history["val_loss"] == pytest.approx([wanted["loss"]], rel=1e-5)
+
+
+@every_model
+def test_arguments_by_position_are_those_of_keras(name):
+    """They pass no check by, and mean the same."""
+    model = compiled(name)
+    state = state_of(model)
+    seen = []
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((epoch, dict(logs)))
+    )
+    model.fit(X, Y, BATCH, 3, 0, [callback], 0.0, (X, Y), False, None, W, 1)
+    weights = model.get_weights()
+    put_back(model, state)
+    history = model.fit(
+        X,
+        Y,
+        batch_size=BATCH,
+        initial_epoch=1,
+        epochs=3,
+        validation_data=(X, Y),
+        shuffle=False,
+        sample_weight=W,
+        verbose=0,
+    ).history
+    assert_close(model.get_weights(), weights, rtol=0)
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert sorted(history) == sorted(seen[0][1])
+    for metric, values in history.items():
+        assert [logs[metric] for _, logs in seen] == values
+    result = model.evaluate(X, Y, BATCH, 0, W)
+    logs = logs_of(model, sample_weight=W)
+    assert result == [logs[metric] for metric in METRICS[name]]
+
+
+@every_model
+def test_single_batches(name):
+    model = compiled(name, how={"steps_per_execution": 3, **EAGER})
+    assert model.train_on_batch(X, Y, return_dict=True)["loss"] > -1e4
+    assert int(model.optimizer.iterations) == 1
+    model.reset_metrics()
+    once = model.test_on_batch(X, Y)
+    model.reset_metrics()
+    assert model.test_on_batch(X, Y) == once
+    inputs = X if model.num_classes is None else (X, Y)
+    predicted = model.predict((X, Y), verbose=0)
+    np.testing.assert_allclose(
+        model.predict_on_batch(inputs), predicted, atol=1e-6
+    )
+
+
+# === Batches and weights ===
+
+
+@every_model
+def test_means_are_over_examples(name, fixed_noise):
+    """The last batch counts as the few examples that it has."""
+    model = scaled(compiled(name))
+    expected = logs_of(model, batch_size=20)
+    for batch_size in (8, 3):
+        found = logs_of(model, batch_size=batch_size)
+        assert found == pytest.approx(expected, rel=1e-5)
+    history, _ = steps_of(scaled(compiled(name, keras.optimizers.SGD(0.0))))
+    found = {metric: values[0] for metric, values in history.items()}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@every_model
+def test_weights_multiply_the_losses_of_examples(name, fixed_noise):
+    """Means are Σ wℓ / n, and so are gradients: both are linear in w."""
+    model = scaled(compiled(name, keras.optimizers.SGD(0.01)))
+    state, found = state_of(model), []
+    for weight in (W, 3 - W, np.zeros(20), np.full(20, 3.0), np.ones(20)):
+        put_back(model, state)
+        logs = logs_of(model, sample_weight=weight)
+        _, steps = steps_of(model, sample_weight=weight, batch_size=20)
+        found.append((np.array(list(logs.values())), steps))
+    one, other, none, three, ones = found
+    for a, b, c, d in zip(one[1], other[1], none[1], three[1], strict=True):
+        scale = np.abs(d).max()
+        np.testing.assert_allclose(a + b, c + d, atol=1e-3 * scale + 1e-6)
+    assert (
+        max(np.abs(a - b).max() for a, b in zip(one[1], other[1], strict=True))
+        > 1e-4
+    )
+    np.testing.assert_allclose(one[0] + other[0], none[0] + three[0], rtol=1e-5)
+    put_back(model, state)
+    unweighted = list(logs_of(model).values())
+    np.testing.assert_allclose(ones[0], unweighted, rtol=1e-6)
+    # Those of classes are weights of their examples.
+    by_class = {0: 0.5, 1: 2.0, 2: 0.0}
+    found = []
+    for weights in (
+        {"class_weight": by_class},
+        {"sample_weight": np.array([by_class[label] for label in Y])},
+    ):
+        put_back(model, state)
+        found.append(steps_of(model, batch_size=20, **weights)[1])
+    assert_close(*found, rtol=1e-5, atol=1e-7)
+
+
+@every_model
+def test_regularizers_are_in_the_loss_alone(name, fixed_noise):
+    plain = scaled(compiled(name, keras.optimizers.SGD(1e-4)))
+    model = compiled(name, keras.optimizers.SGD(1e-4), change=regularized)
+    model.set_weights(plain.get_weights())
+    kernels = [w.numpy() for w in plain.trainable_weights]
+    kernels = [w if np.ndim(w) == 2 else 0 * w for w in kernels]
+    penalty = 0.7 * sum(np.sum(np.float64(w) ** 2) for w in kernels)
+    found, expected = logs_of(model), logs_of(plain)
+    found["loss"] -= penalty
+    assert found == pytest.approx(expected, rel=1e-4)
+    run = {"batch_size": 20, "sample_weight": W}
+    (_, found), (_, expected) = steps_of(model, **run), steps_of(plain, **run)
+    for a, b, kernel in zip(found, expected, kernels, strict=True):
+        step = b - 1e-4 * 1.4 * kernel
+        np.testing.assert_allclose(a, step, atol=1e-3 * np.abs(step).max())
+
+
+# === Modes ===
+
+
+def trained(name, how, **kwargs):
+    """Two epochs of three batches, the last of them smaller."""
+    model, ends = compiled(name, how=how, **kwargs), []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append(batch)
+    )
+    run = {"epochs": 2, "validation_data": (X[:8], Y[:8])}
+    history, _ = steps_of(model, callbacks=[callback], **run)
+    assert int(model.optimizer.iterations) == 6
+    inputs = X if model.num_classes is None else (X, Y)
+    predicted = model.predict((X, Y), verbose=0)
+    np.testing.assert_allclose(predicted, model(inputs), atol=1e-5)
+    return model, history, ends
+
+
+def assert_trained_alike(one, other):
+    (model, history, _), (expected_model, expected, _) = one, other
+    # Adam's steps are of size 1e-3, six of them.
+    assert_close(model.get_weights(), expected_model.get_weights(), atol=2e-5)
+    for metric, values in history.items():
+        np.testing.assert_allclose(values, expected[metric], rtol=1e-4)
+
+
+@every_model
+def test_graph_eager_and_several_steps_agree(name):
+    graph, eager = trained(name, GRAPH), trained(name, EAGER)
+    names = METRICS[name] + [f"val_{metric}" for metric in METRICS[name]]
+    assert sorted(graph[1]) == sorted(names)
+    assert graph[0].metrics_names == METRICS[name]
+    assert_trained_alike(graph, eager)
+    assert graph[2] == eager[2] == [0, 1, 2] * 2
+    two = trained(name, {**GRAPH, "steps_per_execution": 2})
+    assert_trained_alike(two, eager)
+    assert len(two[2]) == 4
+
+
+def counting(model):
+    """A subclass with a metric and a log of its own."""
+
+    class Counting(model):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.brightness = keras.metrics.Mean(name="brightness")
+
+        @property
+        def metrics(self):
+            return [*super().metrics, self.brightness]
+
+        def train_step(self, data):
+            x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+            self.brightness.update_state(x)
+            logs = super().train_step(data)
+            return {**logs, "twice": 2 * logs["brightness"]}
+
+    return Counting
+
+
+@pytest.mark.xla
+@every_model
+def test_xla_and_subclasses_agree(name, fixed_noise):
+    """With several steps: of noise, XLA makes others from the same seed."""
+    xla = trained(name, {**XLA, "steps_per_execution": 2}, subclass=counting)
+    assert xla[0].jit_compile
+    for model, history, _ in (xla, trained(name, EAGER, subclass=counting)):
+        assert model.metrics_names == [*METRICS[name], "brightness"]
+        logs = {
+            metric: history.pop(metric) for metric in ("brightness", "twice")
+        }
+        assert logs["brightness"] == pytest.approx([X.mean()] * 2, rel=1e-5)
+        assert logs["twice"] == pytest.approx([2 * X.mean()] * 2, rel=1e-5)
+        del history["val_brightness"]
+        eager = trained(name, EAGER)
+        assert_trained_alike((model, history, None), eager)
+
+
+@pytest.mark.slow
+@pytest.mark.xla
+@every_model
+def test_more_steps_agree(name):
+    eager = trained(name, EAGER)
+    for how in (
+        {**GRAPH, "steps_per_execution": 50},
+        {**EAGER, "steps_per_execution": 2},
+    ):
+        assert_trained_alike(trained(name, how), eager)
+    one = trained(name, XLA)
+    for steps in (2, 50):
+        several = trained(name, {**XLA, "steps_per_execution": steps})
+        assert_trained_alike(several, one)
+
+
+@every_model
+def test_training_reaches_the_networks(name):
+    model = compiled(name, change=with_random_layers)
+    networks = [x for x in model.layers if isinstance(x, keras.Model)]
+    states = [v for x in networks for v in x.variables if not v.trainable]
+    assert len(states) == 6
+    before = [v.numpy() for v in states]
+    first = model.predict((X, Y), verbose=0)
+    logs = logs_of(model)
+    np.testing.assert_array_equal(first, model.predict((X, Y), verbose=0))
+    assert logs_of(model) == logs
+    assert_close([v.numpy() for v in states], before, rtol=0)
+    model.fit(X, Y, verbose=0)
+    for variable, value in zip(states, before, strict=True):
+        assert np.any(variable.numpy() != value), variable.path
+
+
+@every_model
+def test_evaluating_does_not_move_the_training_noise(name):
+    weights = []
+    for validation_data in (None, (X[:7], Y[:7])):
+        model = compiled(name)
+        for _ in range(2):
+            history, _ = steps_of(model, validation_data=validation_data)
+            if validation_data is not None:
+                logs_of(model)
+        weights.append(model.get_weights())
+    assert_close(*weights, rtol=0)
+    loss = logs_of(model, validation_data)["loss"]
+    assert history["val_loss"] == [loss]
+
+
+# === Mixed precision ===
+
+
+@every_model
+@pytest.mark.parametrize(
+    ("policy", "epsilon"),
+    [("mixed_bfloat16", 2**-8), ("mixed_float16", 2**-11)],
+)
+def test_mixed_precision(name, policy, epsilon, fixed_noise):
+    full = scaled(compiled(name, keras.optimizers.SGD(1e-4)))
+    with dtype_policy(policy):
+        model = compiled(name, keras.optimizers.SGD(1e-4))
+    model.set_weights(full.get_weights())
+    optimizer = model.optimizer
+    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled == (policy == "mixed_float16")
+    if is_scaled:  # At the default of 2**15 the first steps overflow.
+        optimizer.dynamic_scale.assign(2.0**6)
+    layers = [
+        layer
+        for network in model.layers
+        for layer in getattr(network, "layers", [])
+    ]
+    assert policy[6:] in {layer.compute_dtype for layer in layers}
+    assert all(w.dtype == "float32" for w in model.weights)
+
+    # Inputs, kernels, sums and activations of the hidden layers are rounded,
+    # by epsilon each, and what is computed from them in float32 follows: a
+    # sum of pixels' terms, which may have both signs.
+    found, expected = logs_of(model), logs_of(full)
+    for metric, value in expected.items():
+        size = abs(value) + 64 * (MODELS[name][2] != {})
+        assert abs(found[metric] - value) < 4 * epsilon * size, metric
+    run = {"batch_size": 20, "sample_weight": W}
+    (logs, found), (_, expected) = steps_of(model, **run), steps_of(full, **run)
+    assert np.isfinite(logs["loss"][0])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(
+            a, b, atol=16 * epsilon * np.abs(b).max() + 1e-7
+        )
+    assert model.predict((X, Y), verbose=0).dtype == np.float32
+
+
+# === Using the model ===
+
+
+@every_model
+def test_generate_decodes_draws_from_the_prior(name):
+    model = scaled(new_model(name), 3.0)
+    labels = [0, 2, 2]
+    once = model.generate(labels=labels, seed=7)
+    z = keras.random.normal((3, *model.latent_shape), seed=7)
+    np.testing.assert_array_equal(once, model.decode(z, labels))
+    np.testing.assert_array_equal(
+        once, model.generate(3, labels=labels, seed=7)
+    )
+    assert once.shape == (3, *SHAPE)
+    assert once.dtype == tf.float32
+    for seed in (8, None):
+        assert not np.array_equal(
+            once, model.generate(labels=labels, seed=seed)
+        )
+    drawn = [model.generate(labels=labels) for _ in range(2)]
+    assert not np.array_equal(*drawn)
+    assert model.generate(0, labels=Y[:0]).shape == (0, *SHAPE)
+    other = model.decode(z, labels=[0, 1, 1])
+    if model.num_classes is None:
+        np.testing.assert_array_equal(once, other)
+        np.testing.assert_array_equal(once, model.generate(3, seed=7))
+        np.testing.assert_array_equal(once, model.decode(z))
+    else:
+        changed = np.abs(once - other).max(axis=(1, 2, 3))
+        assert changed[0] == 0
+        assert changed[1:].min() > 0.01
+
+
+@every_model
+def test_generate_refuses(name):
+    model = new_model(name)
+    for arguments in (
+        {},
+        {"num_images": -1},
+        {"num_images": 2.5},
+        {"num_images": True},
+    ):
+        labels = None if arguments == {} else []
+        with pytest.raises(ValueError, match=r"Expected .*Received"):
+            model.generate(**arguments, labels=labels)
+    if model.num_classes is not None:
+        for arguments in (
+            {"num_images": 3},
+            {"num_images": 3, "labels": [0, 1]},
+        ):
+            with pytest.raises(ValueError, match=r"Expected labels.*Received"):
+                model.generate(**arguments)
+
+
+@every_model
+def test_reconstructions_are_decoded_codes(name):
+    model = scaled(new_model(name))
+    if not model.has_encoder:
+        assert not hasattr(model, "encode")
+        return
+    codes = model.encode(X, Y)
+    codes = codes if isinstance(codes, tuple) else (codes,)
+    for code in codes:
+        assert code.shape == (20, *model.latent_shape)
+        assert code.dtype == tf.float32
+    decoded = model.decode(codes[0], Y)
+    assert decoded.dtype == tf.float32
+
+    @tf.function
+    def in_a_graph(x, y):
+        codes = model.encode(x, y)
+        return model.decode(codes[0] if isinstance(codes, tuple) else codes, y)
+
+    inputs = X if model.num_classes is None else (X, Y)
+    for found in (
+        model.predict((X, Y), verbose=0),
+        model(inputs),
+        in_a_graph(tf.constant(X), tf.constant(Y)),
+    ):
+        np.testing.assert_allclose(found, decoded, atol=1e-5)
+    if model.num_classes is None:
+        np.testing.assert_array_equal(model.encode(X)[0], model.encode(X, Y)[0])
+
+
+@every_model
+def test_training_lowers_the_loss(name):
+    """But for adversaries, whose losses say little."""
+    model = compiled(name, keras.optimizers.Adam(0.01), how=GRAPH)
+    history, _ = steps_of(model, epochs=20)
+    assert np.isfinite(history["loss"]).all()
+    if name != "GAN":
+        assert history["loss"][-1] < history["loss"][0] - 0.5
+
+
+@every_model
+def test_losses_are_finite_for_logits_of_any_size(name):
+    model = compiled(name, "sgd")
+    for network in ("decoder", "discriminator"):
+        if hasattr(model, network):
+            scaled(getattr(model, network), 1e3)
+    measured = list(logs_of(model).values())
+    assert np.isfinite(measured).all()
+    assert max(measured) > 1e3
+    logs, steps = steps_of(model, batch_size=20)
+    assert np.isfinite(logs["loss"]).all()
+    assert all(np.isfinite(step).all() for step in steps)
+
+
+# === Refusals ===
+
+
+BAD = {
+    "divide by 255": lambda x: (255 * x).astype("uint8"),
+    "divide by 255, as": lambda x: 255 * x,
+    r"rescale from \[-1, 1\]": lambda x: 2 * x - 1,
+    "Remove or mend": lambda x: np.where(x == x.max(), np.nan, x),
+    "axis of channels": lambda x: x[..., 0],
+    "Resize the images": lambda x: x[:, ::2],
+    "Reshape": lambda x: x.reshape(len(x), -1),
+    "an empty": lambda x: x[:0],
+}
+GOOD = (X, Y)
+DOORS = {
+    "array": lambda x, y: ("fit", (x, y), {}),
+    "tuple": lambda x, y: ("fit", ((x, y),), {}),
+    "dataset": lambda x, y: ("fit", (dataset(BATCH, x, y),), {}),
+    "generator": lambda x, y: (
+        *("fit", (batches(BATCH, x, y),)),
+        {"steps_per_epoch": 2},
+    ),
+    "PyDataset": lambda x, y: ("fit", (Batches(BATCH, x, y),), {}),
+    "validation": lambda x, y: ("fit", GOOD, {"validation_data": (x, y)}),
+    "validation dataset": lambda x, y: (
+        *("fit", GOOD),
+        {"validation_data": dataset(BATCH, x, y)},
+    ),
+    "validation generator": lambda x, y: (
+        *("fit", GOOD),
+        {"validation_data": batches(BATCH, x, y), "validation_steps": 2},
+    ),
+    "evaluate": lambda x, y: ("evaluate", (x, y), {}),
+    "evaluate, dataset": lambda x, y: ("evaluate", (dataset(BATCH, x, y),), {}),
+    "predict": lambda x, y: ("predict", ((x, y),), {}),
+}
+
+
+@every_model
+def test_refusals_leave_everything_as_it_was(name, tmp_path):
+    model = compiled(name)
+    before = state_of(model)
+    callbacks = [
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras"),
+    ]
+    for remedy, make_bad in BAD.items():
+        bad = make_bad(X)
+        for door, arguments_of in DOORS.items():
+            if len(bad) == 0 and door in (
+                "generator",
+                "validation generator",
+                "PyDataset",
+            ):
+                continue
+            method, args, kwargs = arguments_of(bad, Y[: len(bad)])
+            use = {"callbacks": callbacks, "verbose": 0, **kwargs}
+            with pytest.raises(
+                ValueError, match=r"Expected .*Received"
+            ) as error:
+                getattr(model, method)(*args, **use)
+            assert error.match(remedy), door
+    for empty in (dataset(BATCH, X, Y).take(0), iter(())):
+        with pytest.raises(ValueError, match="Received: an empty"):
+            model.fit(empty, verbose=0, callbacks=callbacks)
+    assert_close(state_of(model), before, rtol=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_model
+def test_compile_refuses_other_losses(name):
+    model = new_model(name)
+    kind = type(model).__name__
+    for argument in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        message = (
+            rf"Expected no `{argument}` in `compile`: {kind} computes its own "
+            rf"loss. Received: {argument}='mse'. Remove.*`train_step`"
+        )
+        with pytest.raises(ValueError, match=message):
+            model.compile("adam", **{argument: "mse"})
+    with pytest.raises(ValueError, match="Received: loss='mse'"):
+        model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(X, Y)
+    model.compile("sgd", None, None, None, None, True, 4)
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
+    assert model.run_eagerly
+    assert model.steps_per_execution == 4
+    model.compile()
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop)
+
+
+@every_model
+def test_a_private_name_of_keras_may_go(name, monkeypatch):
+    """What we override of it is for several replicas only."""
+    private = "_maybe_symbolic_build"
+    for parent in keras.Model.__mro__:
+        if private in vars(parent):
+            monkeypatch.delattr(parent, private)
+    for parent in type(new_model(name)).__mro__[:-1]:
+        for method in ("fit", "evaluate", "predict"):
+            if method in vars(parent) and parent.__module__.startswith("keras"):
+                assert not hasattr(parent, private)
+    model = compiled(name)
+    steps_of(model, validation_data=(X, Y))
+    model.predict((X, Y), verbose=0)
+    assert int(model.optimizer.iterations) == 3
+
+
+# === Saving ===
+
+
+@every_model
+def test_config_round_trip(name):
+    kwargs = {} if name == "Autoencoder" else {"seed": 4}
+    if "beta" in new_model(name).get_config():
+        kwargs["beta"] = 2.5
+    model = new_model(name, **kwargs, name="mine")
+    config = json.dumps(model.get_config())
+    clones = [
+        type(model).from_config(json.loads(config)),
+        keras.models.clone_model(model),
+        keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(model)
+        ),
+    ]
+    for clone in clones:
+        assert type(clone) is type(model)
+        assert json.dumps(clone.get_config()) == config
+        assert clone.name == "mine"
+        assert getattr(clone, "seed", None) == kwargs.get("seed")
+        assert getattr(clone, "target_beta", None) == kwargs.get("beta")
+        assert [w.shape for w in clone.weights] == [
+            w.shape for w in model.weights
+        ]
+
+
+@every_model
+def test_a_file_holds_all(name, tmp_path):
+    """After a loading, a training goes on as if nothing had happened."""
+    model = compiled(name, change=with_random_layers)
+    data = vae_keras.image_dataset(X, BATCH, Y, binarize="dynamic", seed=3)
+    model.fit(data, verbose=0)
+    if hasattr(model, "beta"):
+        model.beta.assign(0.5)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model.keras", "model.weights.h5"}
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    assert loaded.run_eagerly
+    assert not loaded.jit_compile
+    other = compiled(name, change=with_random_layers)
+    for variable in other.variables + other.optimizer.variables:
+        variable.assign(variable + tf.cast(1, variable.dtype))
+    other.load_weights(tmp_path / "model.weights.h5")
+    others = [
+        loaded,
+        other,
+        pickle.loads(pickle.dumps(model)),
+        copy.deepcopy(model),
+    ]
+    for each in others:
+        assert_same_state(model, each)
+    predicted = model.predict((X, Y), verbose=0)
+    model.fit(data, verbose=0)
+    logs = logs_of(model)
+    for each in others:
+        found = each.predict((X, Y), verbose=0)
+        np.testing.assert_array_equal(found, predicted)
+        again = vae_keras.image_dataset(
+            X, BATCH, Y, binarize="dynamic", seed=3, initial_epoch=1
+        )
+        each.fit(again, verbose=0)
+        assert logs_of(each) == logs
+        assert_same_state(model, each)
+
+
+RESUME = """
+import sys
+
+import keras
+import numpy as np
+
+import vae_keras
+
+x, y = np.load("x.npy"), np.load("y.npy")
+for name in sys.argv[1:]:
+    model = keras.saving.load_model(f"{name}.keras")
+    found = {"predicted": model.predict((x, y), verbose=0)}
+    data = vae_keras.image_dataset(x, 8, y, seed=3, initial_epoch=2)
+    model.fit(data, initial_epoch=2, epochs=4, verbose=0)
+    found |= {str(i): w for i, w in enumerate(model.get_weights())}
+    found["evaluated"] = model.evaluate(x, y, verbose=0)
+    found["generated"] = model.generate(labels=[0, 2], seed=1)
+    np.savez(f"{name}.npz", **found)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xla
+def test_a_fresh_process_predicts_and_resumes_alike(tmp_path):
+    """Four epochs in one go, against two, a file, and two elsewhere."""
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    expected = {}
+    for name in MODELS:
+        how = {**(XLA if name == "VAE" else GRAPH), "steps_per_execution": 2}
+        model = compiled(name, how=how, change=with_random_layers)
+        data = vae_keras.image_dataset(X, BATCH, Y, seed=3)
+        model.fit(data, epochs=2, verbose=0)
+        model.save(tmp_path / f"{name}.keras")
+        predicted = model.predict((X, Y), verbose=0)
+        model.fit(data, initial_epoch=2, epochs=4, verbose=0)
+        expected[name] = {
+            "predicted": predicted,
+            **{str(i): w for i, w in enumerate(model.get_weights())},
+            "evaluated": model.evaluate(X, Y, verbose=0),
+            "generated": model.generate(labels=[0, 2], seed=1),
+        }
+    run_python(RESUME, *MODELS, cwd=tmp_path)
+    for name, values in expected.items():
+        with np.load(tmp_path / f"{name}.npz") as found:
+            assert set(found) == set(values)
+            for key, value in values.items():
+                words = f"{name}: {key}"
+                np.testing.assert_array_equal(found[key], value, words)
+
+
+# === Two replicas ===
+
+
+# TensorFlow's convolutions refuse an empty share (oneDNN's, on some CPUs).
+CONVOLUTIONS = {"SpatialVAE"}
+
+
+@pytest.fixture(scope="module")
+def two():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
+@every_model
+def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
+    """Also where a replica's share of the last batch is smaller or empty."""
+    optimizer = keras.optimizers.SGD
+    one = compiled(name, optimizer(1e-4), GRAPH, change=regularized)
+    one = scaled(one, 1.0)
+    with two.scope():
+        both = compiled(name, optimizer(1e-4), {}, change=regularized)
+    state = one.get_weights()
+    cases = [(8, None), (13, None), (17, None), (17, W[:17])]
+    for size, weight in cases[: 2 if name in CONVOLUTIONS else None]:
+        found = []
+        for model in (one, both):
+            model.set_weights(state)
+            data = {"data": (X[:size], Y[:size]), "sample_weight": weight}
+            logs, steps = steps_of(model, **data)
+            found.append((logs, steps, logs_of(model, **data)))
+        (logs, steps, measured), (logs_two, steps_two, measured_two) = found
+        scales = [np.abs(step).max() for step in steps]
+        assert max(scales) > 1e-4
+        for a, b, scale in zip(steps, steps_two, scales, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3 * scale + 1e-7)
+        for metric, values in logs.items():
+            assert logs_two[metric] == pytest.approx(values, rel=1e-5)
+        assert measured_two == pytest.approx(measured, rel=1e-5)
+
+
+@every_model
+def test_two_replicas_train_save_and_load(name, two, tmp_path):
+    with two.scope():
+        model = compiled(name, how={})
+        for refused in (XLA, {"steps_per_execution": 5}):
+            (received,) = [f"{key}={value}" for key, value in refused.items()]
+            message = f"Expected neither `jit_compile.*Received.*{received}"
+            with pytest.raises(ValueError, match=message):
+                model.compile("adam", **refused)
+    if hasattr(model, "sampling"):  # Noise of its own for each replica.
+        zeros = tf.zeros((4, 2))
+        draws = two.run(lambda: model.sampling((zeros, zeros)))
+        one, other = two.experimental_local_results(draws)
+        assert not np.any(one.numpy() == other.numpy())
+    history, _ = steps_of(model, (X[:13], Y[:13]), validation_data=(X, Y))
+    assert history["val_loss"] == [logs_of(model)["loss"]]
+    predicted = model.predict((X, Y), batch_size=BATCH, verbose=0)
+    model.save(tmp_path / "two.keras")
+    loaded = keras.saving.load_model(tmp_path / "two.keras")
+    np.testing.assert_allclose(
+        loaded.predict((X, Y), verbose=0), predicted, atol=1e-6
+    )
+    # What one has compiled with XLA, two train without.
+    loaded.compile("adam", **XLA, steps_per_execution=2)
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.save(tmp_path / "one.keras")
+    with two.scope():
+        loaded = keras.saving.load_model(tmp_path / "one.keras")
+    iterations = loaded.optimizer.iterations.numpy()
+    steps_of(loaded, (X[:13], Y[:13]))
+    assert loaded.optimizer.iterations.numpy() == iterations + 2

@@ -1,0 +1,440 @@
+"""What all models share: checks before a step, decoding, export, replicas."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras._checks import (
+    check_labels,
+    check_weights,
+    checked_data,
+    integer_seed,
+    positive_integer,
+)
+from vae_keras._cpu import keep_freed_memory
+from vae_keras._saving import load_states, replacing, save_states
+from vae_keras.layers import Sampling
+
+
+class ImageModel(keras.Model):
+    """A Keras model that is built in its constructor and has its own loss.
+
+    A subclass sets `decoder`, `image_shape` and `latent_shape`, the shapes
+    of one image and of one latent, in its constructor, and writes `call`,
+    `train_step`, `test_step` and `get_config`.
+    """
+
+    # In conditional models, how many classes their labels come from.
+    num_classes = None
+    # Whether images can be encoded, and latents drawn from N(0, I).
+    has_encoder = has_prior = True
+    # In models with noise, what `_add_noise` makes of it.
+    validation_sampling: Any = None
+    _validation_id = None
+
+    def _add_noise(self, seed: int | None) -> None:
+        """Adds the layers that draw the noise of training and validation."""
+        self.sampling = Sampling(seed, dtype="float32", name="sampling")
+        # Noise of its own, rewound before each evaluation.
+        self.validation_sampling = Sampling(
+            0, dtype="float32", name="validation_sampling"
+        )
+
+    def _add_metrics(self, *names: str) -> None:
+        """Adds means over examples, which `metrics` gives in this order."""
+        self._means = [keras.metrics.Mean(name=name) for name in names]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._means)
+
+    # === Using the model ===
+
+    def decode(self, z, labels=None) -> tf.Tensor:
+        """Returns the pixel means of latents: for a VAE, those of p(x|z).
+
+        Args:
+            z: latents, `(batch, *latent_shape)`.
+            labels: in a conditional model, the classes to draw, integers
+                `(batch,)`; other models ignore them.
+
+        Returns:
+            float32 pixel means, `(batch, *image_shape)`: in [0, 1], unless
+            a VAE's likelihood has others, as the Gaussian.
+        """
+        return self._pixel_means(self._given(z, labels), training=False)
+
+    def generate(
+        self, num_images: int | None = None, *, labels=None, seed=None
+    ) -> tf.Tensor:
+        """Decodes latents drawn from the prior N(0, I).
+
+        Args:
+            num_images: how many images to draw; by default one for each
+                label.
+            labels: as in `decode`.
+            seed: int, to get the same images again; `None` draws new ones.
+
+        Returns:
+            float32 pixel means, `(num_images, *image_shape)`, as `decode`.
+        """
+        if self.num_classes is not None:
+            check_labels(labels, self.num_classes, num_images)
+        if num_images is None and labels is not None:
+            num_images = len(labels)
+        if num_images != 0:
+            num_images = positive_integer("num_images", num_images)
+        z = keras.random.normal(
+            (num_images, *self.latent_shape), seed=integer_seed(seed)
+        )
+        return self.decode(z, labels)
+
+    def _pixel_means(self, inputs, training) -> tf.Tensor:
+        # Keras's own operations, so that `inputs` may be a `keras.Input`.
+        logits = self.decoder(inputs, training=training)
+        return keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
+
+    def _given(self, inputs, labels):
+        """What a network takes: `inputs`, and one-hot labels if it wants."""
+        if self.num_classes is None:
+            return inputs
+        if not isinstance(inputs, keras.KerasTensor):
+            if not tf.is_symbolic_tensor(labels):
+                check_labels(labels, self.num_classes, inputs.shape[0])
+            # Keras takes no pairs of an array and a tensor.
+            inputs = keras.ops.convert_to_tensor(inputs)
+        return inputs, keras.ops.one_hot(labels, self.num_classes)
+
+    # === Leaving the package ===
+
+    def generator(self) -> keras.Model:
+        """Returns `decode` as a plain Keras model, to save or to export.
+
+        It shares its weights with this model, draws nothing at random, and
+        what Keras exports of it needs neither this package nor Keras:
+
+            vae.generator().export("generator", format="tf_saved_model")
+            vae.generator().export("generator.onnx", format="onnx")
+
+        The second needs the extra `export`, and networks that were built
+        under the policy float32. For new images, give it draws from N(0, I).
+
+        Returns:
+            A `keras.Model` from latents `(batch, *latent_shape)`, in a
+            conditional model also int32 labels `(batch,)`, at which nobody
+            looks any more, to float32 pixel means `(batch, *image_shape)`.
+        """
+        return self._plain_model("generator", "z", self.latent_shape)
+
+    def reconstructor(self) -> keras.Model:
+        """As `generator`, for what `predict` computes: reconstructions.
+
+        Returns:
+            A `keras.Model` from images `(batch, *image_shape)`, and labels
+            as in `generator`, to float32 pixel means of the same shape; in
+            a `VAE`, through the posterior mean.
+        """
+        if not self.has_encoder:
+            raise ValueError(
+                "Expected a model that reconstructs images. Received: a "
+                f"{type(self).__name__}, which has no encoder. Export its "
+                "`generator()` instead."
+            )
+        return self._plain_model("reconstructor", "images", self.image_shape)
+
+    def _plain_model(self, name, input_name, shape) -> keras.Model:
+        inputs = [keras.Input(shape, name=input_name)]
+        if self.num_classes is not None:
+            inputs.append(keras.Input((), dtype="int32", name="labels"))
+        if len(inputs) == 1:
+            (inputs,) = inputs
+        if name == "generator":
+            outputs = self.decode(*keras.tree.flatten(inputs))
+        else:
+            outputs = self.call(inputs, training=False)
+        model = keras.Model(inputs, outputs, name=name)
+        model(inputs)  # Keras converts to ONNX only what was called before.
+        return model
+
+    def export(self, filepath, format="tf_saved_model", *args, **kwargs):
+        """As `keras.Model.export`, of the `reconstructor`: without noise."""
+        self.reconstructor().export(filepath, format, *args, **kwargs)
+
+    # === Training ===
+
+    # Keras's own signatures, written out: any argument may come by position.
+    # fmt: off
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1,
+        verbose: int | str = "auto", callbacks=None, validation_split=0.0,
+        validation_data=None, shuffle=True, class_weight=None,
+        sample_weight=None, initial_epoch=0, steps_per_epoch=None,
+        validation_steps=None, validation_batch_size=None, validation_freq=1,
+    ) -> keras.callbacks.History:
+        """As `keras.Model.fit`, after a look at the images.
+
+        On Linux it also asks the C library, for the whole process, to keep
+        freed memory for the next step, unless a GPU does the work or a
+        `MALLOC_…` environment variable is set.
+
+        Raises:
+            ValueError: before the first step, if the images (all of an
+                array, the first batch of anything else) are not floats in
+                [0, 1] of the model's `image_shape`, or the labels not
+                those that a conditional model needs.
+        """
+        x, y, sample_weight = self._checked(x, y, sample_weight)
+        if validation_data is not None:
+            validation_data = self._checked(
+                *keras.utils.unpack_x_y_sample_weight(validation_data)
+            )
+            self._validation_id = id(validation_data[0])
+        if class_weight is not None and y is None and hasattr(x, "__array__"):
+            raise ValueError(
+                "Expected labels, which `class_weight` refers to. Received: "
+                "images alone. Pass `fit(images, labels, class_weight=…)`, "
+                "or `sample_weight`."
+            )
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            shuffle = False  # Keras's default is True, and then it warns.
+        try:
+            return super().fit(
+                x, y, batch_size, epochs, verbose, callbacks, validation_split,
+                validation_data, shuffle, class_weight, sample_weight,
+                initial_epoch, steps_per_epoch, validation_steps,
+                validation_batch_size, validation_freq,
+            )
+        finally:
+            self._validation_id = None
+
+    def evaluate(
+        self, x=None, y=None, batch_size=None, verbose: int | str = "auto",
+        sample_weight=None, steps=None, callbacks=None, return_dict=False,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`, after the same look as in `fit`."""
+        # `fit` has looked at what it evaluates after each epoch.
+        if id(x) != self._validation_id:
+            x, y, sample_weight = self._checked(x, y, sample_weight)
+        return super().evaluate(
+            x, y, batch_size, verbose, sample_weight, steps, callbacks,
+            return_dict, **kwargs,
+        )
+    # fmt: on
+
+    def predict(
+        self,
+        x,
+        batch_size=None,
+        verbose: int | str = "auto",
+        steps=None,
+        callbacks=None,
+    ):
+        """As `keras.Model.predict`, of images, `(images, labels)` or batches.
+
+        The same look as in `fit` comes first.
+        """
+        x, labels, _ = self._checked(x)
+        if self.num_classes is not None and labels is not None:
+            x = x, np.asarray(labels)
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def predict_step(self, data):
+        # Arrays come as one input, the pair; batches of a dataset as x, y.
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        is_pair = self.num_classes is not None and labels is not None
+        return self((x, labels) if is_pair else x, training=False)
+
+    def _checked(self, x, y=None, sample_weight=None) -> tuple:
+        """Looks at the data; takes a tuple `(x, y, sample_weight)` apart."""
+        is_tuple = isinstance(x, tuple) or (
+            isinstance(x, list)
+            and 1 <= len(x) <= 3
+            and np.ndim(x[0]) == 1 + len(self.image_shape)
+        )
+        if is_tuple and y is None:
+            x, y, weight = keras.utils.unpack_x_y_sample_weight(x)
+            sample_weight = weight if sample_weight is None else sample_weight
+        if y is None:
+            x = checked_data(x, self.image_shape, self.num_classes)
+        else:
+            checked_data((x, y), self.image_shape, self.num_classes)
+        if sample_weight is not None and hasattr(x, "shape"):
+            check_weights(sample_weight, len(x))
+            if y is None:  # Keras drops the weights of what has no labels.
+                y = np.zeros(len(x), "int32")
+        return x, y, sample_weight
+
+    def make_train_function(self, force: bool = False):
+        if self.train_function is None or force:
+            super().make_train_function(force=True)
+            run = self.train_function
+
+            def train_function(iterator):
+                keep_freed_memory()
+                return run(iterator)
+
+            self.train_function = train_function
+        return self.train_function
+
+    def _penalty(self) -> tf.Tensor:
+        """The sum of the networks' own losses: regularisers, `add_loss`."""
+        losses = [tf.cast(loss, tf.float32) for loss in self.losses]
+        return tf.add_n([tf.zeros(()), *losses])
+
+    def _update_metrics(self, *losses) -> dict[str, tf.Tensor]:
+        """Adds losses `(batch,)` to the means, in their order."""
+        for mean, values in zip(self._means, losses, strict=True):
+            mean.update_state(values)
+        logs = {metric.name: metric.result() for metric in self.metrics}
+        if _has_other_workers(self.distribute_strategy):
+            # Keras takes the mean of what a step returns over workers and
+            # along the first dimension, which a scalar lacks (tensorflow
+            # issue 72388).
+            logs = {name: log[tf.newaxis] for name, log in logs.items()}
+        return logs
+
+    def reset_metrics(self) -> None:
+        """Also rewinds the validation noise: each evaluation draws the same."""
+        super().reset_metrics()
+        if self.validation_sampling is not None:
+            state = self.validation_sampling.seed_generator.state
+            state.assign([self.validation_sampling.seed, 0])
+
+    # === Replicas ===
+
+    @property
+    def _num_replicas(self) -> int:
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _batch_size(self, losses: tf.Tensor) -> tf.Tensor:
+        """The number of examples in the batch, over all replicas.
+
+        Keras adds up the replicas' gradients. So each replica divides its
+        sum of losses by the number of examples of all: a replica that got
+        fewer examples, or none, then counts for just as much as it should.
+        """
+        size = tf.cast(tf.shape(losses)[0], losses.dtype)
+        if self._num_replicas > 1:
+            context = tf.distribute.get_replica_context()
+            size = context.all_reduce(tf.distribute.ReduceOp.SUM, size)
+        return size
+
+    def _maybe_symbolic_build(self, *args, **kwargs) -> None:
+        # A private method of Keras: under a strategy it takes a batch off
+        # the data to build model and optimizer, and fails where replicas
+        # get unequal shares of it (keras issue 19246). This model is built
+        # in its constructor: only the optimizer is left. If Keras drops the
+        # method, nothing calls this one.
+        if self._num_replicas > 1 and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    # === Compiling ===
+
+    # fmt: off
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None,
+        weighted_metrics=None, run_eagerly=False, steps_per_execution=1,
+        jit_compile="auto", auto_scale_loss=True,
+    ) -> None:
+        """As `keras.Model.compile`, without `loss` and `metrics`.
+
+        Raises:
+            ValueError: if `loss`, `loss_weights`, `metrics` or
+                `weighted_metrics` is given, or `jit_compile=True` or
+                `steps_per_execution` under a strategy of several replicas,
+                or if Keras does not run on TensorFlow.
+        """
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise ValueError(
+                "Expected Keras to run on TensorFlow: the train step of "
+                f"{type(self).__name__} is written for it (networks, losses "
+                f"and `Sampling` run anywhere). Received: the backend "
+                f"{backend}. Set KERAS_BACKEND=tensorflow before Keras is "
+                "imported."
+            )
+        own = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics,
+               "weighted_metrics": weighted_metrics}
+        for name, value in own.items():
+            if value is not None:
+                raise ValueError(
+                    f"Expected no `{name}` in `compile`: "
+                    f"{type(self).__name__} computes its own loss. Received: "
+                    f"{name}={value!r}. Remove the argument; another loss is "
+                    "another `likelihood` or `beta`, or a subclass with its "
+                    "own `train_step` and `test_step`."
+                )
+        if self._num_replicas > 1:
+            if jit_compile is True or steps_per_execution != 1:
+                raise ValueError(
+                    "Expected neither `jit_compile=True` nor "
+                    "`steps_per_execution` under a distribution strategy of "
+                    "several replicas: XLA does not compile their exchange "
+                    f"of gradients here. Received: {jit_compile=}, "
+                    f"{steps_per_execution=}. Remove both arguments."
+                )
+            jit_compile = False
+        super().compile(
+            optimizer, None, None, None, None, run_eagerly,
+            steps_per_execution, jit_compile, auto_scale_loss,
+        )
+    # fmt: on
+
+    def compile_from_config(self, config: dict) -> None:
+        # Keras asks for this method wherever `compile` is overridden.
+        config = keras.saving.deserialize_keras_object(config)
+        if self._num_replicas > 1:  # saved elsewhere, perhaps with XLA
+            config |= {"jit_compile": "auto", "steps_per_execution": 1}
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
+
+    # === Saving ===
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects=None):
+        return cls(
+            **keras.saving.deserialize_keras_object(config, custom_objects)
+        )
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs) -> None:
+        """As `keras.Model.save`; an existing file is replaced at the end.
+
+        Among several workers all have to call it, and the chief writes.
+        """
+        with replacing(self, filepath, overwrite) as path:
+            super().save(path, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """As `keras.Model.save_weights`; replaces a file only at the end.
+
+        Among several workers all have to call it, and the chief writes.
+        """
+        is_one = max_shard_size is None
+        with replacing(self, filepath, overwrite, is_one) as path:
+            super().save_weights(path, overwrite, max_shard_size)
+
+    def save_own_variables(self, store) -> None:
+        save_states(self, store)
+
+    def load_own_variables(self, store) -> None:
+        load_states(self, store)
+
+
+def weighted(losses: tf.Tensor, sample_weight) -> tf.Tensor:
+    """Returns losses `(batch,)` times the sample weights, if there are any."""
+    if sample_weight is None:
+        return losses
+    sample_weight = tf.reshape(sample_weight, [-1])
+    return tf.cast(sample_weight, losses.dtype) * losses
+
+
+def _has_other_workers(strategy) -> bool:
+    """Whether other processes train along, as a cluster's workers do."""
+    if strategy.cluster_resolver is None:
+        return False
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(jobs.get(job, ())) for job in ("chief", "worker")) > 1
