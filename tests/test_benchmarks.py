@@ -226,7 +226,7 @@ def quick_look(tmp_path):
             check=True,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},
-            timeout=300,
+            timeout=600,
         )
         return result(name, tmp_path)
 

@@ -206,6 +206,8 @@ def test_a_run_that_was_cut_short_goes_on_exactly(pictures, tmp_path):
 def test_drawing_does_not_change_the_training(pictures, tmp_path):
     results = []
     for callbacks in ([], [SampleGrid(pictures[:4], tmp_path)]):
+        # The global generator starts anew, which some Keras leave to this.
+        keras.utils.clear_session()
         vae = compiled()
         validation = {"validation_data": pictures[:20]}
         logs = fit(vae, pictures, *callbacks, epochs=3, **validation)
