@@ -106,7 +106,7 @@ build/passed/quick: SELECT := -n 2 -m "not slow and not alone"
 build/passed/slow: SELECT := -m "slow or alone"
 build/passed/quick build/passed/slow: $(ALL) $(LOCK)
 	@mkdir -p $(@D); touch $@.new
-	@echo "$(@F): unit tests, $(SELECT)"
+	@echo '$(@F): unit tests, $(SELECT)'
 	@$(UNITS) $(SELECT)
 	@mv $@.new $@
 
@@ -175,7 +175,7 @@ $(shell test ! -e .venv/ready || $(RUN) -c '' 2> /dev/null || rm .venv/ready)
 	@$(EDITABLE) ".[test]" || $(stop)
 	@echo "3 of 3: MNIST"
 	@trap : INT; $(RUN) -c "import vae_keras; vae_keras.load_mnist()" \
-	2> .venv/mnist.txt || { tail -n 3 .venv/mnist.txt; $(stop); }
+	> .venv/mnist.txt 2>&1 || { tail -n 3 .venv/mnist.txt; $(stop); }
 	@touch $@
 
 # The versions in requirements.lock, kept where they still do: to move to

@@ -167,6 +167,7 @@ DOORS = {
     ),
     "evaluate": evaluate,
     "evaluate, by position": lambda vae, x: evaluate(vae, x, None, 4, 0),
+    "predict": lambda vae, x: vae.predict(x, verbose=0),
     "the likelihood": lambda vae, x: vae_keras.importance_weighted_nll(
         vae, x, num_samples=5
     ),

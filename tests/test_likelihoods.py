@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import tensorflow as tf
-from keras import ops
 from scipy.integrate import quad
 
 import vae_keras
@@ -372,8 +371,8 @@ def test_a_bad_scale_is_refused(bad):
 
 
 def test_the_base_class_has_no_distribution():
-    x = ops.zeros((1, 2, 2, 1))
-    for arguments in ({"x": x, "outputs": x}, {"outputs": x}):
-        method = Likelihood().nll if len(arguments) == 2 else Likelihood().mean
-        with pytest.raises(NotImplementedError):
-            method(**arguments)
+    x = np.zeros((1, 2, 2, 1))
+    with pytest.raises(NotImplementedError):
+        Likelihood().nll(x, x)
+    with pytest.raises(NotImplementedError):
+        Likelihood().mean(x)

@@ -143,12 +143,6 @@ def test_activity_regularizers_under_mixed_precision(pictures):
 # === beta ===
 
 
-@pytest.mark.parametrize("beta", [-1, float("inf"), float("nan"), "high", None])
-def test_bad_beta_is_refused(beta):
-    with pytest.raises(ValueError, match=r"Expected `beta`.*Received: beta="):
-        new_vae(beta=beta)
-
-
 @pytest.mark.xla
 @pytest.mark.parametrize(
     "how", [{}, {"jit_compile": True, "steps_per_execution": 2}]
@@ -270,13 +264,6 @@ IMAGE, ANY_IMAGE = keras.Input(SHAPE), keras.Input((None, None, 1))
 FLAT = keras.layers.Flatten()(IMAGE)
 MEAN = keras.layers.GlobalAveragePooling2D()(ANY_IMAGE)
 UNFIT = {
-    r"\(3,\).*\(2,\).*`latent_dim`": lambda: vae_keras.mlp_encoder(SHAPE, 3),
-    r"takes, \(9, 6, 1\).*\(8, 6, 1\).*`image_shape`": lambda: (
-        vae_keras.mlp_encoder((9, 6, 1), 2)
-    ),
-    r"z_mean, z_log_var.*\[\(2,\)\]": lambda: keras.Model(
-        IMAGE, two_outputs(FLAT, 2)
-    ),
     r"\[\(2,\), \(3,\)\]": lambda: keras.Model(IMAGE, two_outputs(FLAT, 2, 3)),
     r"fixed.*\(None, None, 1\)": lambda: keras.Model(
         ANY_IMAGE, two_outputs(MEAN, 2, 2)

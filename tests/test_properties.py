@@ -124,12 +124,10 @@ def test_the_bound_does_not_depend_on_the_batch(
 )
 def test_convolutions_give_back_any_size(shape, depth, filters, size):
     hypothesis.assume(min(shape[:2]) >= 2**depth)
-    encoder = vae_keras.conv_encoder(
-        shape, 2, filters=filters, depth=depth, hidden_units=(4,)
+    sizes = {"filters": filters, "depth": depth, "hidden_units": (4,)}
+    vae = vae_keras.VAE(
+        vae_keras.conv_encoder(shape, 2, **sizes),
+        vae_keras.conv_decoder(2, shape, **sizes),
     )
-    decoder = vae_keras.conv_decoder(
-        2, shape, filters=filters, depth=depth, hidden_units=(4,)
-    )
-    vae = vae_keras.VAE(encoder, decoder)
     x = images_of(size, shape, "float32", seed=0)
     assert vae(x).shape == x.shape

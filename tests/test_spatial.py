@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.stats import multivariate_normal
 
 import vae_keras
-from tests.helpers import dtype_policy, run_python
+from tests.helpers import dtype_policy
 from vae_keras.spatial import (
     RowColumnGaussian,
     spatial_decoder,
@@ -263,47 +263,10 @@ def test_mixed_precision_keeps_the_posterior_exact(
     assert len(loaded.trainable_weights) == len(vae.trainable_weights)
 
 
-FRESH = """
-import sys, keras, numpy as np, vae_keras
-network = keras.saving.load_model(sys.argv[1])
-np.save(sys.argv[2], network.predict(np.load(sys.argv[3]), verbose=0)[0])
-"""
-
-
-@pytest.mark.slow
-def test_the_encoder_alone_is_saved_and_loaded(pictures, tmp_path):
-    encoder = spatial_encoder(SHAPE, 2, filters=4)
-    encoder.save(tmp_path / "encoder.keras")
-    np.save(tmp_path / "x.npy", pictures)
-    run_python(FRESH, "encoder.keras", "z.npy", "x.npy", cwd=tmp_path)
-    expected = encoder.predict(pictures, verbose=0)[0]
-    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), expected)
-
-
 def test_layer_config_round_trip():
     layer = RowColumnGaussian(dtype="float16", name="posterior")
     other = RowColumnGaussian.from_config(layer.get_config())
     assert other.get_config() == layer.get_config()
-
-
-def test_evaluation(pictures):
-    vae = new_vae()
-    vae.compile()
-    logs = vae.evaluate(pictures, verbose=0, return_dict=True)
-    kl = vae_keras.kl_per_dimension(vae, pictures)
-    assert kl.shape == vae.latent_shape == (3, 2, 2)
-    assert kl.sum() == pytest.approx(logs["kl_loss"], rel=1e-4)
-    z_mean = np.float64(vae.encode(pictures)[0])
-    active = np.sum(z_mean.var(axis=0) > 0.01)
-    assert vae_keras.active_units(vae, pictures) == active
-    few = [
-        vae_keras.importance_weighted_nll(
-            vae, pictures, num_samples=k, verbose=False
-        ).mean
-        for k in (1, 100)
-    ]
-    assert few[0] == pytest.approx(logs["loss"], abs=1)
-    assert few[1] < few[0]
 
 
 @pytest.mark.parametrize(

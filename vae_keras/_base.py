@@ -112,14 +112,14 @@ class ImageModel(keras.Model):
     def generator(self) -> keras.Model:
         """Returns `decode` as a plain Keras model, to save or to export.
 
-        It shares its weights with this model, draws nothing at random, and
-        what Keras exports of it needs neither this package nor Keras:
+        It shares its weights with this model, and what Keras exports of it
+        needs neither this package nor Keras:
 
             vae.generator().export("generator", format="tf_saved_model")
             vae.generator().export("generator.onnx", format="onnx")
 
-        The second needs the extra `export`, and networks that were built
-        under the policy float32. For new images, give it draws from N(0, I).
+        The second needs the extra `export`, and float32 networks. For new
+        images, give it draws from N(0, I).
 
         Returns:
             A `keras.Model` from latents `(batch, *latent_shape)`, in a
@@ -133,8 +133,7 @@ class ImageModel(keras.Model):
 
         Returns:
             A `keras.Model` from images `(batch, *image_shape)`, and labels
-            as in `generator`, to float32 pixel means of the same shape; in
-            a `VAE`, through the posterior mean.
+            as in `generator`, to float32 pixel means of the same shape.
         """
         if not self.has_encoder:
             raise ValueError(

@@ -75,9 +75,8 @@ class CollapseMonitor(keras.callbacks.Callback):
     same for every image, and the decoder draws their mean. This is then
     said once, with what to try.
 
-    `active_units`, as `vae_keras.active_units` counts them, is put in the
-    logs: list this callback before those that read logs, such as
-    `CSVLogger`. A model that gives NaN is not measured.
+    `active_units` is put in the logs: list this callback before those that
+    read logs, such as `CSVLogger`. A model that gives NaN is not measured.
 
     Args:
         images: held-out images in [0, 1], an array `(n, *image_shape)`. A
@@ -99,10 +98,6 @@ class CollapseMonitor(keras.callbacks.Callback):
     >>> history = vae.fit(images, epochs=3, verbose=0, callbacks=[monitor])
     >>> history.history["active_units"]
     [2, 2, 2]
-
-    Reference:
-        Burda, Grosse and Salakhutdinov, "Importance Weighted
-        Autoencoders", ICLR 2016, arXiv:1509.00519, section 5.1.
     """
 
     def __init__(self, images, labels=None):

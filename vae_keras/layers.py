@@ -9,9 +9,8 @@ from vae_keras._checks import integer_seed
 class _ReplicaSeedGenerator(keras.random.SeedGenerator):
     """A seed generator whose seeds differ between replicas.
 
-    Under a `tf.distribute` strategy every replica holds the same state, so
-    that a plain `SeedGenerator` would give all of them the same noise.
-    Here the number of the replica is folded into each seed.
+    Under a `tf.distribute` strategy all replicas hold the same state, so a
+    plain `SeedGenerator` would give them the same noise.
     """
 
     def next(self, ordered: bool = True):
@@ -57,10 +56,6 @@ class Sampling(keras.layers.Layer):
     >>> z = Sampling(seed=0)((np.zeros((3, 2)), np.zeros((3, 2))))
     >>> tuple(z.shape)
     (3, 2)
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, section 2.4.
     """
 
     def __init__(self, seed: int | None = None, **kwargs):

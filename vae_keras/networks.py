@@ -42,10 +42,6 @@ def mlp_encoder(
     >>> encoder = mlp_encoder((28, 28, 1), latent_dim=2)
     >>> encoder.count_params()
     666628
-
-    Reference:
-        Kingma and Welling, "Auto-Encoding Variational Bayes", 2013,
-        arXiv:1312.6114, appendix C.
     """
     image_shape = positive_integers("image_shape", image_shape)
     images = keras.Input(image_shape, name="images")
@@ -189,8 +185,7 @@ def posterior(h, latent_dim: int, prefix: str = "z_") -> list:
 
     Args:
         h: features, `(batch, …, width)`.
-        latent_dim: how many numbers each of the two has.
-        prefix: begins the layers' names, as in `z_mean`, `z_log_var`.
+        latent_dim, prefix: the layers' width, and how their names begin.
 
     Returns:
         `[mean, log_var]`, float32 `(batch, …, latent_dim)`.
@@ -258,8 +253,7 @@ def image_to_map(images, layout: Layout):
     """Applies the layers from images to the smallest map.
 
     Args:
-        images: a `keras.Input` of `layout.image_shape`.
-        layout: a `Layout`.
+        images, layout: a `keras.Input` of `layout.image_shape`, a `Layout`.
 
     Returns:
         Features `(batch, *layout.map_shape)`.
@@ -276,8 +270,7 @@ def map_to_logits(h, layout: Layout):
     """Applies the layers from the smallest map to logits.
 
     Args:
-        h: features `(batch, *layout.map_shape)`.
-        layout: a `Layout`.
+        h, layout: features `(batch, *layout.map_shape)`, a `Layout`.
 
     Returns:
         float32 logits `(batch, *layout.image_shape)`.

@@ -80,8 +80,7 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
-        A matplotlib `Figure`: images in the first row, `vae.predict` of
-        them in the second.
+        A matplotlib `Figure` of two rows, images and `vae.predict` of them.
     """
     images = _as_images(images)
     reconstructions = vae.predict(

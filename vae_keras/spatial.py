@@ -188,9 +188,6 @@ class SpatialVAE(VAE):
     ... )
     >>> vae.latent_shape
     (7, 7, 2)
-
-    Reference:
-        As of `RowColumnGaussian`.
     """
 
     def _check_latents(self):
