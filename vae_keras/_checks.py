@@ -307,7 +307,7 @@ def matching_shapes(
 
 
 def matching_shapes_of_gan(decoder, discriminator) -> tuple[tuple, tuple]:
-    """As `matching_shapes`, for a decoder whose images a network judges."""
+    """As `matching_shapes`, for a decoder and what tells its images apart."""
     image_shape = _input_shape(discriminator)
     latent_shape = _input_shape(decoder)
     _check_decoder(decoder, latent_shape, image_shape, "discriminator")
