@@ -60,6 +60,18 @@ def labels(mnist_test):
 
 
 @pytest.fixture
+def pictures(images):
+    """The middles of 50 digits."""
+    return images[:50, 10:18, 11:17]
+
+
+@pytest.fixture
+def classes(labels):
+    """Their labels."""
+    return labels[:50]
+
+
+@pytest.fixture
 def small_vae():
     """Makes a `VAE` of one hidden layer; keyword arguments go to `VAE`."""
 

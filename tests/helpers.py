@@ -78,6 +78,20 @@ def dataset(batch_size, *arrays):
 # === Models ===
 
 
+class SubclassedEncoder(keras.Model):
+    """No functional model; its `call` has no `training` argument."""
+
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.flatten = keras.layers.Flatten()
+        self.z_mean = keras.layers.Dense(latent_dim, name="z_mean")
+        self.z_log_var = keras.layers.Dense(latent_dim, name="z_log_var")
+
+    def call(self, x):
+        h = self.flatten(x)
+        return self.z_mean(h), self.z_log_var(h)
+
+
 def scaled(model, factor=2.0):
     """The model, with weights and biases large enough to matter."""
     rng = np.random.default_rng(0)

@@ -20,21 +20,10 @@ from tests.helpers import (
     scaled,
     sigmoid,
 )
-from vae_keras.callbacks import CollapseMonitor, KLWarmUp, SampleGrid
+from vae_keras.callbacks import CollapseMonitor, SampleGrid
 
 SHAPE = (8, 6, 1)
 CLASSES = 10
-
-
-@pytest.fixture
-def pictures(images):
-    """Middles of digits."""
-    return images[:50, 10:18, 11:17]
-
-
-@pytest.fixture
-def classes(labels):
-    return labels[:50]
 
 
 def networks(latent_dim=2, num_classes=(CLASSES, CLASSES)):
@@ -84,12 +73,8 @@ def test_it_learns_what_the_label_says():
     x[:, :4] += 0.7 * (labels == 0)[:, None, None, None]
     x[:, 4:] += 0.7 * (labels == 1)[:, None, None, None]
     x = np.float32(x + rng.uniform(0, 0.1, size=x.shape))
-    sizes = {"filters": 4, "depth": 1, "hidden_units": (16,), "num_classes": 2}
-    vae = vae_keras.ConditionalVAE(
-        vae_keras.conv_encoder(SHAPE, 2, **sizes),
-        vae_keras.conv_decoder(2, SHAPE, **sizes),
-    )
-    vae.compile(keras.optimizers.Adam(0.01))
+    vae = new_vae()
+    vae.compile(keras.optimizers.Adam(0.02))
     vae.fit(x, labels, epochs=15, verbose=0)
     asked = np.array([0, 1, 1, 0, 1])
     means = np.asarray(vae.generate(labels=asked, seed=0))
@@ -197,18 +182,11 @@ def test_use_of_the_latents(pictures, classes):
     assert use == 1
 
 
-def test_callbacks_and_figures(pictures, classes):
+def test_a_monitor_and_figures(pictures, classes):
     vae = scaled(new_vae())
     vae.compile("sgd")
     monitor = CollapseMonitor(pictures, classes)
-    logs = vae.fit(
-        pictures,
-        classes,
-        epochs=2,
-        callbacks=[KLWarmUp(1), monitor],
-        verbose=0,
-    ).history
-    assert logs["beta"] == [0, 1]
+    vae.fit(pictures, classes, callbacks=[monitor], verbose=0)
     kl = vae_keras.kl_per_dimension(vae, pictures, classes)
     np.testing.assert_array_equal(monitor.kl_per_dimension[-1], kl)
     figure = vae_keras.plot_latent_space(vae, pictures, classes)

@@ -9,20 +9,15 @@ import pytest
 import tensorflow as tf
 
 import vae_keras
-from tests.helpers import by_hand, dataset, dtype_policy, noise, scaled
+from tests.helpers import (
+    SubclassedEncoder,
+    by_hand,
+    dtype_policy,
+    noise,
+    scaled,
+)
 
 SHAPE = (8, 6, 1)
-
-
-@pytest.fixture
-def pictures(images):
-    """Middles of digits."""
-    return images[:50, 10:18, 11:17]
-
-
-@pytest.fixture
-def classes(labels):
-    return labels[:50]
 
 
 def networks(num_classes=None, hidden_units=(16,)):
@@ -179,42 +174,7 @@ def test_beta_and_the_learning_rate_change_without_a_new_trace(pictures, how):
     assert len(traces) == num_traces
 
 
-def test_several_steps_count(pictures):
-    """Fewer batches than one execution, part of a dataset, no end of it."""
-    vae = new_vae()
-    vae.compile("sgd", steps_per_execution=4)
-    batches = dataset(5, pictures)
-
-    def steps(data, **kwargs):
-        before = int(vae.optimizer.iterations)
-        vae.fit(data, verbose=0, **kwargs)
-        return int(vae.optimizer.iterations) - before
-
-    assert steps(batches.take(3)) == 3
-    assert steps(batches.take(9), epochs=2) == 18
-    assert steps(batches.repeat(), steps_per_epoch=8, epochs=2) == 16
-    # With the noise of 3 batches drawn, the fourth was not computed.
-    state = vae.sampling.seed_generator.state
-    before = state.numpy()
-    assert steps(batches.take(3)) == 3
-    assert (state.numpy() - before).tolist() == [0, 3]
-
-
 # === Networks of other kinds ===
-
-
-class Encoder(keras.Model):
-    """Its `call` has no `training` argument."""
-
-    def __init__(self):
-        super().__init__()
-        self.flatten = keras.layers.Flatten()
-        self.z_mean = keras.layers.Dense(2)
-        self.z_log_var = keras.layers.Dense(2)
-
-    def call(self, x):
-        h = self.flatten(x)
-        return self.z_mean(h), self.z_log_var(h)
 
 
 class Decoder(keras.Model):
@@ -228,7 +188,7 @@ class Decoder(keras.Model):
 
 
 def test_subclassed_networks(pictures):
-    encoder, decoder = Encoder(), Decoder()
+    encoder, decoder = SubclassedEncoder(2), Decoder()
     with pytest.raises(ValueError, match="not built"):
         vae_keras.VAE(encoder, networks()[1])
     encoder(pictures[:1])
@@ -238,22 +198,6 @@ def test_subclassed_networks(pictures):
     logs = vae.fit(pictures, epochs=3, verbose=0).history
     assert logs["loss"][-1] < logs["loss"][0]
     assert vae.predict(pictures, verbose=0).shape == pictures.shape
-
-
-def test_feature_maps_as_latents(pictures):
-    x = keras.Input(SHAPE)
-    h = keras.layers.Conv2D(4, 2, strides=2, activation="relu")(x)
-    outputs = [keras.layers.Conv2D(2, 1)(h) for _ in range(2)]
-    z = keras.Input((4, 3, 2))
-    logits = keras.layers.Conv2DTranspose(1, 2, strides=2)(z)
-    vae = vae_keras.VAE(keras.Model(x, outputs), keras.Model(z, logits))
-    assert vae.latent_shape == (4, 3, 2)
-    # 24 latents: the KL term is their sum, as in the formula.
-    z_mean, z_log_var = map(np.float64, scaled(vae).encode(pictures))
-    kl = (z_mean**2 + np.exp(z_log_var) - 1 - z_log_var).sum(axis=(1, 2, 3))
-    vae.compile()
-    measured = vae.evaluate(pictures, return_dict=True, verbose=0)["kl_loss"]
-    assert measured == pytest.approx(kl.mean() / 2, rel=1e-4)
 
 
 def two_outputs(h, *sizes):

@@ -21,9 +21,7 @@ from vae_keras.layers import Sampling
 class ImageModel(keras.Model):
     """A Keras model that is built in its constructor and has its own loss.
 
-    A subclass sets `decoder`, `image_shape` and `latent_shape`, the shapes
-    of one image and of one latent, in its constructor, and writes `call`,
-    `train_step`, `test_step` and `get_config`.
+    A subclass's constructor sets `decoder`, `image_shape` and `latent_shape`.
     """
 
     # In conditional models, how many classes their labels come from.
@@ -118,13 +116,12 @@ class ImageModel(keras.Model):
             vae.generator().export("generator", format="tf_saved_model")
             vae.generator().export("generator.onnx", format="onnx")
 
-        The second needs the extra `export`, and float32 networks. For new
-        images, give it draws from N(0, I).
+        The second needs the extra `export`, and float32 networks.
 
         Returns:
             A `keras.Model` from latents `(batch, *latent_shape)`, in a
-            conditional model also int32 labels `(batch,)`, at which nobody
-            looks any more, to float32 pixel means `(batch, *image_shape)`.
+            conditional model also int32 labels `(batch,)`, unchecked, to
+            float32 pixel means `(batch, *image_shape)`.
         """
         return self._plain_model("generator", "z", self.latent_shape)
 
@@ -342,8 +339,7 @@ class ImageModel(keras.Model):
         """As `keras.Model.compile`, without `loss` and `metrics`.
 
         Raises:
-            ValueError: if `loss`, `loss_weights`, `metrics` or
-                `weighted_metrics` is given, or `jit_compile=True` or
+            ValueError: if one of these is given, or `jit_compile=True` or
                 `steps_per_execution` under a strategy of several replicas,
                 or if Keras does not run on TensorFlow.
         """

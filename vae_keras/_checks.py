@@ -68,9 +68,8 @@ def integer_seed(seed, or_none: bool = True) -> Any:
 def check_images(images, image_shape: Sequence[int] | None = None) -> None:
     """Raises an error unless the images are what a VAE can be trained on.
 
-    That is: floats in [0, 1], in an array of shape
-    `(batch, height, width, channels)` that is not empty. Outside that
-    range the cross-entropy is no likelihood, and its minimum is at
+    That is: floats in [0, 1], `(batch, height, width, channels)`. Outside
+    that range the cross-entropy is no likelihood, and its minimum is at
     infinite logits: the loss turns negative, then NaN.
 
     Args:
@@ -156,13 +155,7 @@ def _trouble_of_values(images: np.ndarray) -> tuple[str, str] | None:
 
 
 def check_labels(labels, num_classes: int, num_images: int | None) -> None:
-    """Raises an error unless labels are classes, one for each image.
-
-    Args:
-        labels: an array, a tensor, a list or `None`.
-        num_classes: labels are integers from 0 to `num_classes - 1`.
-        num_images: how many images they belong to, if that is known.
-    """
+    """Raises an error unless labels are classes, one for each image."""
     values = np.asarray(labels)
     if labels is None:
         received, remedy = (
@@ -209,17 +202,10 @@ def check_weights(sample_weight, num_images: int) -> None:
 def checked_data(data, image_shape, num_classes: int | None = None) -> Any:
     """Looks at the images in what a user passes to `fit`, and at labels.
 
-    Arrays are checked whole, datasets and generators on their first batch.
-
-    Args:
-        data: images, `(images, …)`, or a dataset or generator of batches.
-        image_shape: the shape of one image.
-        num_classes: what the labels of a conditional model are to be of;
-            `None` leaves them alone.
-
-    Returns:
-        The same data. For a generator, which can be read only once, a new
-        one that still begins with the batch that was looked at.
+    Arrays are checked whole, datasets and generators on their first batch;
+    labels only where `num_classes` is given. Returns the same data. For a
+    generator, which can be read only once, that is a new one that still
+    begins with the batch that was looked at.
     """
     if isinstance(data, tf.distribute.DistributedDataset):
         return data  # Its batches lie on other devices already.
@@ -277,17 +263,13 @@ def matching_shapes(
     """Returns the shapes of an image and of a latent, or says what differs.
 
     Args:
-        encoder: a Keras model from images to latents.
-        decoder: a Keras model from latents to logits.
+        encoder, decoder: Keras models, images to latents to logits.
         is_posterior: whether the encoder has to return two tensors, z_mean
             and z_log_var. If not, its first output is the latent.
         to_means: a layer from the decoder's outputs to pixel means; `None`
             where they have the same shape.
         num_classes: the width of the one-hot labels that both networks take
             as their second input, if they do.
-
-    Returns:
-        `(image_shape, latent_shape)`, without the batch.
     """
     image_shape = _input_shape(encoder, num_classes)
     outputs = encoder(_symbolic(image_shape, num_classes))

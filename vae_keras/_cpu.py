@@ -11,11 +11,10 @@ import tensorflow as tf
 def keep_freed_memory() -> None:
     """Asks the C library to keep freed buffers for the next step.
 
-    Each train step frees some megabytes of gradients and activations and
-    then asks for as many again. By default glibc hands such buffers back
-    to the kernel and pays for every page anew, in thousands of page faults
-    a step. Compiling with XLA sets glibc's threshold back, so this has to
-    be asked for again afterwards; asking takes about a microsecond.
+    By default glibc hands large buffers back to the kernel after each step
+    and pays for every page anew in the next. Compiling with XLA sets its
+    threshold back, so this has to be asked for again afterwards, which takes
+    about a microsecond.
 
     It holds for the whole process. It does nothing elsewhere than on Linux
     with glibc, where a GPU does the work, or where a `MALLOC_…` environment

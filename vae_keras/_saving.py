@@ -37,14 +37,8 @@ def replacing(model, filepath, overwrite: bool, is_one: bool = True):
     Of several workers the chief gets a path to write to, and the others one
     that is lost: all have to save, since to read a metric is to add up what
     the workers have counted. None goes on before the file is in place, and
-    all of them hear of an error.
-
-    Args:
-        model: the model that is saved.
-        filepath: where to. Folders, shards and remote storage are left to
-            Keras.
-        overwrite: if not, Keras asks before it replaces a file.
-        is_one: whether it is one file.
+    all of them hear of an error. Folders, shards and remote storage are left
+    to Keras.
     """
     path, strategy = pathlib.Path(filepath), model.distribute_strategy
     is_one = is_one and path.suffix in (".keras", ".h5")
@@ -70,11 +64,7 @@ def replacing(model, filepath, overwrite: bool, is_one: bool = True):
 
 
 def save_states(model, store) -> None:
-    """Writes what Keras does not store with the networks.
-
-    Without the random states, a resumed training run would draw other noise
-    than one that never stopped.
-    """
+    """Writes what Keras does not store: own weights, and random states."""
     for key, variable in _states(model).items():
         store[key] = keras.ops.convert_to_numpy(variable)
 

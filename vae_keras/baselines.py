@@ -24,10 +24,9 @@ class Autoencoder(ImageModel):
 
         loss = reconstruction_loss = −log p(x|z),   z = encoder(x)
 
-    in nats per image, a sum over pixels and a mean over examples. Nothing
-    says what codes are distributed like, so this is no bound on −log p(x):
-    not to be compared with a VAE's −ELBO, only with its
-    `reconstruction_loss`.
+    in nats per image. Nothing says what codes are distributed like, so this
+    is no bound on −log p(x): compare it with a VAE's `reconstruction_loss`,
+    not with its −ELBO.
 
     Args:
         encoder: a Keras model, images `(batch, *image_shape)` to codes.
@@ -36,9 +35,8 @@ class Autoencoder(ImageModel):
         decoder: a Keras model, codes to logits `(batch, *image_shape)`.
         **kwargs: keyword arguments of `keras.Model`.
 
-    `fit`, `evaluate`, `predict` and `save` are those of `VAE`, and take
-    the same data. The metrics are `loss` and `reconstruction_loss`; they
-    differ only where the networks have regularisers.
+    It takes the same data as a `VAE`. The metrics are `loss` and
+    `reconstruction_loss`, which differ only where networks have regularisers.
 
     Example:
     >>> import vae_keras
@@ -49,8 +47,7 @@ class Autoencoder(ImageModel):
     >>> images, _ = vae_keras.load_mnist("test[:100]")
     >>> z = autoencoder.encode(images)
 
-    Most of what `generate` decodes from N(0, I), which codes do not follow,
-    resembles nothing. Fit a distribution to codes and decode its draws:
+    Codes do not follow the N(0, I) of `generate`. Fit a distribution to them:
 
     >>> from sklearn.mixture import GaussianMixture
     >>> mixture = GaussianMixture(10, random_state=0).fit(z)
@@ -59,9 +56,8 @@ class Autoencoder(ImageModel):
 
     References:
         Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with
-        Neural Networks", Science 313, 2006. Ghosh et al., "From
-        Variational to Deterministic Autoencoders", ICLR 2020,
-        arXiv:1903.12436, for the mixture.
+        Neural Networks", Science, 2006. Ghosh et al., arXiv:1903.12436,
+        2020, for the mixture.
     """
 
     has_prior = False
@@ -152,11 +148,9 @@ class GAN(ImageModel):
         seed: int or `None`, the seed of the noise, as in `Sampling`.
         **kwargs: keyword arguments of `keras.Model`.
 
-    `fit`, `evaluate` and `save` are those of `VAE`, and take the same
-    data; sample weights apply to the term of the real images. `predict`
-    gives D(x). The metrics are `generator_loss`, `discriminator_loss` and
-    `loss`, their sum, with what regularisers add. Validation noise is
-    fixed.
+    It takes the same data as a `VAE`; sample weights apply to the term of
+    the real images. `predict` gives D(x). The metrics are `generator_loss`,
+    `discriminator_loss` and `loss`, their sum, with what regularisers add.
 
     Example:
     >>> import keras
@@ -171,10 +165,8 @@ class GAN(ImageModel):
 
     References:
         Goodfellow et al., "Generative Adversarial Nets", 2014,
-        arXiv:1406.2661. Radford, Metz and Chintala, "Unsupervised
-        Representation Learning with Deep Convolutional Generative
-        Adversarial Networks", ICLR 2016, arXiv:1511.06434, for the
-        optimizer's settings.
+        arXiv:1406.2661. Radford, Metz and Chintala, arXiv:1511.06434, 2016,
+        for the optimizer's settings.
     """
 
     has_encoder = False

@@ -20,12 +20,11 @@ class KLWarmUp(keras.callbacks.Callback):
         beta = min(1, k / K) · the `beta` given to the constructor
 
     so that the latents are in use before they are priced. The weight is a
-    function of the epoch alone: it is right at once in a training that
-    goes on with `initial_epoch` or `BackupAndRestore`, and is the same for
-    any `steps_per_execution`. `val_loss` does not depend on it. At the end
-    of each epoch the weight is put in the logs as `beta`, and the model
-    gets its whole weight back: list this callback before those that read
-    logs or save, such as `CSVLogger` and `ModelCheckpoint`.
+    function of the epoch alone, so a training run that goes on with
+    `initial_epoch` has the right one at once. `val_loss` does not depend on
+    it. At the end of each epoch the weight is put in the logs as `beta`, and
+    the model gets its whole weight back: list this callback before those
+    that read logs or save, such as `CSVLogger` and `ModelCheckpoint`.
 
     Args:
         num_epochs: how many epochs have less than the whole weight. The
@@ -41,10 +40,8 @@ class KLWarmUp(keras.callbacks.Callback):
     [0.0, 0.5, 1.0, 1.0]
 
     Reference:
-        Bowman et al., "Generating Sentences from a Continuous Space",
-        CoNLL 2016, arXiv:1511.06349. Sønderby et al., "Ladder Variational
-        Autoencoders", NeurIPS 2016, arXiv:1602.02282, for the straight
-        line.
+        Sønderby et al., "Ladder Variational Autoencoders", NeurIPS 2016,
+        arXiv:1602.02282.
     """
 
     def __init__(self, num_epochs: int):
@@ -90,8 +87,7 @@ class CollapseMonitor(keras.callbacks.Callback):
             `vae_keras.kl_per_dimension` gives them.
 
     Raises:
-        ValueError: before the first step, if the model is not a `VAE`, or
-            does not take the images or labels, two or more.
+        ValueError: as for `active_units`, before the first step.
 
     Example, with a compiled `vae` and `images`:
     >>> monitor = vae_keras.callbacks.CollapseMonitor(images)
@@ -170,10 +166,7 @@ class SampleGrid(keras.callbacks.Callback):
         labels: of a `ConditionalVAE`, integers `(n,)`: the classes of the
             images, and of the samples below them.
 
-    Raises:
-        ValueError: before the first step, if the model is not one of
-            `vae_keras` or does not take the images or labels, or if
-            `folder` is a file.
+    What does not fit is a `ValueError` before the first step.
 
     Example, with a compiled `vae`, `images` and a `folder`:
     >>> grid = vae_keras.callbacks.SampleGrid(images[:8], folder, every=2)

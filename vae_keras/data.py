@@ -21,9 +21,9 @@ def images_from_folder(
 ) -> np.ndarray:
     """Reads the pictures of a folder, PNG or JPEG of any sizes, as one array.
 
-    Keras finds and decodes them, in subfolders too. Each picture is cropped
-    in the middle to the proportions of `image_size`, then scaled; where it
-    is larger, each new pixel is the mean of those that it covers.
+    Keras finds them, in subfolders too. Each is cropped in the middle to the
+    proportions of `image_size`, then scaled: each new pixel is the mean of
+    those that it covers.
 
     For more pictures than fit in memory, give `fit` a dataset:
 
@@ -94,8 +94,7 @@ def image_dataset(
     order, the last batch smaller if need be. The order and the
     binarisation of epoch k depend on `(seed, k)` alone, so a training run
     that stopped after k epochs continues exactly with `initial_epoch=k`.
-    All work is done inside the `tf.data` graph. Images that do not pass
-    `check_images`, and other arguments than these, are a `ValueError`.
+    Images that do not pass `check_images` are a `ValueError`.
 
     Args:
         images: floats in [0, 1], shape `(n, height, width, channels)`.

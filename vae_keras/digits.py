@@ -1,9 +1,8 @@
 """A classifier of digits, its features, and the quality of drawn digits.
 
-The classifier is a small DCNN whose trained weights are part of the
-package; `benchmarks/digits.py` makes them. Images that are not floats in
-[0, 1] of shape `(n, 28, 28, 1)` are a `ValueError`. `histogram` and
-`sample_quality` need the extra `evaluation`: SciPy and scikit-learn.
+`benchmarks/digits.py` makes its weights, which are part of the package.
+Images that are not floats in [0, 1] of shape `(n, 28, 28, 1)` are a
+`ValueError`. `histogram` and `sample_quality` need the extra `evaluation`.
 """
 
 import functools
@@ -159,10 +158,7 @@ def sample_quality(real_images, images) -> SampleQuality:
             and `evenness` depend on it.
 
     Returns:
-        A `SampleQuality`, whose fields are explained there.
-
-    Raises:
-        ValueError: also if there are no more images than features (64).
+        A `SampleQuality`. It takes more images than features (64).
 
     Example:
     >>> import vae_keras

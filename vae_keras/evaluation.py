@@ -1,8 +1,7 @@
 """What a trained model is worth: held-out likelihood, and use of the latents.
 
-How good its samples look is measured in `sample_quality`. Images and labels
-that are not what the model takes, and a model that gives NaN, are a
-`ValueError`.
+Images and labels that the model does not take, and a model that gives NaN,
+are a `ValueError`.
 """
 
 import math
@@ -61,12 +60,10 @@ def importance_weighted_nll(
 
     On average this lies above −log p(x). For K = 1 that average is −ELBO,
     whatever β the model was trained with; as K grows it falls towards
-    −log p(x). p(x|z) is what `vae.negative_log_likelihood` says. In a
-    `ConditionalVAE` all this is given the labels, and bounds −log p(x|y).
-    The sum is taken over a block of samples at a time, so that memory
-    depends neither on `num_samples` nor on the number of images. On Linux
-    the C library is asked, for the whole process, to keep freed memory, as
-    in `VAE.fit`.
+    −log p(x). In a `ConditionalVAE` all this is given the labels, and bounds
+    −log p(x|y). Memory depends neither on `num_samples` nor on the number of
+    images. On Linux the C library is asked, for the whole process, to keep
+    freed memory, as in `VAE.fit`.
 
     Args:
         vae: a `VAE`.
@@ -83,8 +80,7 @@ def importance_weighted_nll(
             few seconds.
 
     Returns:
-        A `LikelihoodEstimate`: `mean`, `standard_error`, `num_samples` and
-        `per_image`, in nats per image.
+        A `LikelihoodEstimate`, in nats per image.
 
     Example, with a `vae` and `images`:
     >>> estimate = vae_keras.importance_weighted_nll(

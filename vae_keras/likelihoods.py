@@ -1,7 +1,6 @@
 """The likelihoods p(x|z): how pixels are distributed, given the decoder.
 
-A likelihood reads the decoder's outputs as its parameters, computes −log
-p(x|z) in nats per image, and knows the mean of the pixels. Bernoulli pixels
+A likelihood reads the decoder's outputs as its parameters. Bernoulli pixels
 have a probability, all others a density: its nats may be negative, and
 compare with those of other densities only.
 """
@@ -22,9 +21,8 @@ class Likelihood(keras.layers.Layer):
     A subclass writes `nll(x, outputs)`, which returns −log p(x|z) as
     float32 `(batch,)`, and `mean(outputs)`, which returns the means of the
     pixels as float32 `(batch, *image_shape)`. `outputs` is what the decoder
-    returns, of any shape and dtype. Parameters that are learned are weights
-    of the layer. To save models with it, register it with
-    `keras.saving.register_keras_serializable`.
+    returns. Parameters that are learned are weights of the layer. To save
+    models with it, use `keras.saving.register_keras_serializable`.
 
     Example:
     >>> import vae_keras
@@ -145,9 +143,8 @@ class Gaussian(Likelihood):
     reconstructions weigh against the KL term. `trainable=False` fixes it.
 
     Args:
-        initial_scale: σ before training, positive. A large one makes the
-            KL term outweigh reconstructions at first, and the posterior
-            collapse.
+        initial_scale: σ before training, positive. With a large one the
+            KL term outweighs reconstructions, and the posterior collapses.
         **kwargs: keyword arguments of `keras.layers.Layer`.
 
     Attributes:
@@ -204,13 +201,10 @@ _BY_NAME = {
 
 
 def get(likelihood) -> Likelihood:
-    """Returns the likelihood that a name means.
+    """Returns the `Likelihood` that a name means.
 
     Args:
         likelihood: a name, or a `Likelihood`, which is returned.
-
-    Returns:
-        A `Likelihood`, or a `ValueError` is raised.
     """
     if isinstance(likelihood, str) and likelihood in _BY_NAME:
         likelihood = _BY_NAME[likelihood]()

@@ -1,7 +1,7 @@
 """The two terms of the negative ELBO, one value per example, in nats.
 
-Both are sums over everything that belongs to one example (pixels, latent
-dimensions) and leave the batch alone: means are taken in `VAE`, once.
+Both are sums over pixels or latent dimensions; the mean over the batch is
+taken in `VAE`, once.
 """
 
 import keras
@@ -9,13 +9,10 @@ from keras import ops
 
 
 def sum_per_example(values: keras.KerasTensor) -> keras.KerasTensor:
-    """Sums over every axis but the first.
+    """Sums over every axis but the first, to `(batch,)`.
 
     Args:
         values: `(batch, …)`, any dtype.
-
-    Returns:
-        Sums of shape `(batch,)` and that dtype.
     """
     return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
@@ -29,8 +26,7 @@ def bernoulli_nll(
 
         −x log p − (1 − x) log(1 − p) = softplus(l) − x · l
 
-    and the right-hand side, in which no logarithm of a probability is
-    left, stays finite for logits of any size.
+    and the right-hand side stays finite for logits of any size.
 
     Args:
         x: images in [0, 1], shape `(batch, …)`, any float dtype.

@@ -234,9 +234,8 @@ class ConditionalVAE(VAE):
     All that takes images in a `VAE` needs labels here: `fit(images,
     labels)`, `evaluate(images, labels)`, `predict((images, labels))`, and
     datasets and generators of `(images, labels)`, with sample weights or
-    without. Where a function or a method has `labels`, it needs them; all
-    of an array or an `image_dataset` are checked before the first step, of
-    anything else the first batch.
+    without. All labels of an array or an `image_dataset` are checked before
+    the first step, of anything else those of the first batch.
 
     Example:
     >>> import vae_keras
@@ -250,11 +249,9 @@ class ConditionalVAE(VAE):
     >>> tuple(vae.generate(labels=[7, 7, 3], seed=0).shape)
     (3, 28, 28, 1)
 
-    References:
-        Kingma et al., "Semi-Supervised Learning with Deep Generative
-        Models", NeurIPS 2014, arXiv:1406.5298. Sohn, Lee and Yan, "Learning
-        Structured Output Representation using Deep Conditional Generative
-        Models", NeurIPS 2015.
+    Reference:
+        Sohn, Lee and Yan, "Learning Structured Output Representation using
+        Deep Conditional Generative Models", NeurIPS 2015.
     """
 
     _takes_labels = True

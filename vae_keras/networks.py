@@ -64,9 +64,9 @@ def mlp_decoder(
             `mlp_encoder`.
 
     Returns:
-        A `keras.Model` from `(batch, latent_dim)` to float32 logits of
-        shape `(batch, *image_shape)`; there is no sigmoid at its end,
-        because the loss is computed from logits.
+        A `keras.Model` from `(batch, latent_dim)` to float32 logits
+        `(batch, *image_shape)`: without a sigmoid, since the loss is
+        computed from logits.
 
     Example:
     >>> from vae_keras import mlp_decoder
@@ -94,10 +94,9 @@ def conv_encoder(
 ) -> keras.Model:
     """Builds a convolutional encoder: images to `[z_mean, z_log_var]`.
 
-    A convolution with a stride as large as its kernel turns each patch of
-    4 × 4 pixels into one vector. On the map of these vectors, residual
-    blocks of two 3 × 3 convolutions let neighbours exchange what they
-    know, and dense layers read the map as a whole.
+    A convolution turns each patch of 4 × 4 pixels into one vector. On the
+    map of these vectors, residual blocks of two 3 × 3 convolutions combine
+    neighbours, and dense layers read the map as a whole.
 
     Args:
         image_shape: `(height, width, channels)` of the images: any sizes
@@ -144,11 +143,10 @@ def conv_decoder(
 ) -> keras.Model:
     """Builds a convolutional decoder: latents z to logits.
 
-    The mirror image of `conv_encoder`: dense layers write a small map,
-    residual blocks let neighbours agree, and transposed convolutions with
-    a stride as large as their kernel write each patch of pixels. As these
-    patches do not overlap, no pixel is written more often than another,
-    which is what gives other transposed convolutions a chequered pattern.
+    The mirror image of `conv_encoder`, with transposed convolutions whose
+    stride is as large as their kernel: as their patches do not overlap, no
+    pixel is written more often than another, which is what gives other
+    transposed convolutions a chequered pattern.
 
     Args:
         latent_dim, image_shape, filters, depth, num_blocks, hidden_units,
@@ -250,13 +248,10 @@ class Layout:
 
 
 def image_to_map(images, layout: Layout):
-    """Applies the layers from images to the smallest map.
+    """Applies the layers from images to features `layout.map_shape`.
 
     Args:
         images, layout: a `keras.Input` of `layout.image_shape`, a `Layout`.
-
-    Returns:
-        Features `(batch, *layout.map_shape)`.
     """
     h = keras.layers.ZeroPadding2D(layout.padding)(images)
     for patch, channels in layout.stages:
@@ -267,13 +262,10 @@ def image_to_map(images, layout: Layout):
 
 
 def map_to_logits(h, layout: Layout):
-    """Applies the layers from the smallest map to logits.
+    """Applies the layers from features to float32 logits of images.
 
     Args:
         h, layout: features `(batch, *layout.map_shape)`, a `Layout`.
-
-    Returns:
-        float32 logits `(batch, *layout.image_shape)`.
     """
     channels = [layout.image_shape[2], *(c for _, c in layout.stages)]
     for i, (patch, _) in reversed(list(enumerate(layout.stages))):

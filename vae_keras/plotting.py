@@ -1,10 +1,9 @@
 """Every figure of the notebooks.
 
-Each function takes arrays or a model, calls the model once on one batch,
-and returns a matplotlib `Figure`; none calls `plt.show()`. In a notebook a
-figure that is a cell's value is shown once; in a script use
-`figure.savefig("name.png")` or `plt.show()`. What cannot be drawn is a
-`ValueError`.
+Each function takes arrays or a model, and returns a matplotlib `Figure`;
+none calls `plt.show()`. In a notebook a figure that is a cell's value is
+shown once; in a script use `figure.savefig("name.png")` or `plt.show()`.
+What cannot be drawn is a `ValueError`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +79,7 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
-        A matplotlib `Figure` of two rows, images and `vae.predict` of them.
+        A matplotlib `Figure` of two rows.
     """
     images = _as_images(images)
     reconstructions = vae.predict(

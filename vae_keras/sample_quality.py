@@ -8,8 +8,7 @@ one odd digit's ball holds all of it, but a coverage of almost 0.
 
 All functions take two tables of features, float `(n, d)` of real images
 and `(m, d)` of the images to compare; tables of two widths, with too few
-rows or with NaN are a `ValueError`. They need the extra `evaluation`: SciPy
-and scikit-learn.
+rows or with NaN are a `ValueError`. They need the extra `evaluation`.
 """
 
 import numpy as np

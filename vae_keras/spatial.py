@@ -23,10 +23,9 @@ class RowColumnGaussian(keras.layers.Layer):
 
         z_ij ~ N(μ₁ᵢ μ₂ⱼ, σ₁ᵢ² σ₂ⱼ²)
 
-    As a matrix, z is normal with the mean μ₁ μ₂ᵀ of rank one and the
-    covariance diag(σ₁²) of rows and diag(σ₂²) of columns; the covariance
-    of all its entries is their Kronecker product. A map of d₁ × d₂ places
-    takes 2 (d₁ + d₂) numbers instead of 2 d₁ d₂.
+    As a matrix, z is normal with the mean μ₁ μ₂ᵀ of rank one; the
+    covariance of its entries is the Kronecker product of diag(σ₁²) and
+    diag(σ₂²): 2 (d₁ + d₂) numbers for d₁ × d₂ places, not 2 d₁ d₂.
 
     Call arguments:
         inputs: `(row_mean, row_log_var, column_mean, column_log_var)`, in
@@ -177,8 +176,7 @@ class SpatialVAE(VAE):
             as from `spatial_decoder`.
         beta, seed, likelihood, **kwargs: as in `VAE`.
 
-    Raises:
-        ValueError: as `VAE`, or if the latents are no maps.
+    Latents that are no maps are a `ValueError`.
 
     Example:
     >>> import vae_keras

@@ -1,8 +1,7 @@
 """MNIST, whole and offline, through TensorFlow Datasets.
 
-The four original files lie beside this module. TensorFlow Datasets' own
-MNIST builder is pointed at them instead of at the network, so its splits,
-its metadata and its cache on disk are the real ones.
+TensorFlow Datasets' own MNIST builder is pointed at the four files beside
+this module, so splits, metadata and its cache on disk are the real ones.
 """
 
 import gzip
