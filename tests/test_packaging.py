@@ -166,6 +166,34 @@ import sys
 
 extras = "IPython onnx onnxruntime scipy sklearn tensorboard tf2onnx"
 sys.modules |= dict.fromkeys(extras.split())  # Importing them fails.
+"""
+# What macOS and Windows lack, or have otherwise.
+WITHOUT_LINUX = """
+import ctypes, os, platform, sys
+import keras, tensorflow
+
+for name in dir(os):
+    if name.startswith(("fork", "posix", "sched_")):
+        delattr(os, name)
+platform.libc_ver = lambda *args, **kwargs: ("", "")
+
+
+class NoLibrary:
+    def __init__(self, *args):
+        raise OSError("no such library")
+
+
+ctypes.CDLL = NoLibrary
+
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).startswith("/proc"):
+        raise FileNotFoundError(arguments[0])
+
+
+sys.addaudithook(hook)
+"""
+WORK = """
 import vae_keras
 import numpy as np
 
@@ -178,14 +206,18 @@ vae = vae_keras.VAE(
 vae.compile("adam", jit_compile=False)
 grid = vae_keras.callbacks.SampleGrid(images, "grid")
 vae.fit(images, verbose=0, callbacks=[grid])
+vae.save("C:\\\\我的 模型.keras")
+vae = vae_keras.VAE.from_config(vae.get_config())
+vae.load_weights("C:\\\\我的 模型.keras")
 vae.generator().export("generator", verbose=False)
 """
 
 
 @pytest.mark.slow
-def test_what_needs_no_extra_works_without(tmp_path):
+@pytest.mark.parametrize("without", [WITHOUT_EXTRAS, WITHOUT_LINUX])
+def test_what_needs_neither_extras_nor_linux(tmp_path, without):
     child = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS],
+        [sys.executable, "-c", without + WORK],
         capture_output=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -193,6 +225,7 @@ def test_what_needs_no_extra_works_without(tmp_path):
     )
     assert child.returncode == 0, child.stderr
     assert (tmp_path / "grid" / "epoch-0001.png").exists()
+    assert (tmp_path / "C:\\我的 模型.keras").exists()
     assert (tmp_path / "generator" / "saved_model.pb").exists()
 
 

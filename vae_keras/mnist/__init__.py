@@ -7,6 +7,7 @@ this module, so splits, metadata and its cache on disk are the real ones.
 import gzip
 import hashlib
 import pathlib
+import sys
 import tempfile
 import zlib
 
@@ -23,6 +24,7 @@ def load_mnist(
     The first call prepares the data set on disk, from files that ship with
     this package; later calls reuse that copy, or any copy of MNIST that
     TensorFlow Datasets has prepared there before. Nothing is downloaded.
+    Where there is no terminal, TensorFlow Datasets' bars are switched off.
 
     Args:
         split: a split of TensorFlow Datasets: `"train"` (60,000 digits),
@@ -88,6 +90,9 @@ def _prepared_builder(tfds, data_dir):
                 return super()._split_generators(_LocalFiles(unpacked))
 
     builder = MNIST(data_dir=data_dir)
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not (builder.info.splits or is_terminal):
+        tfds.disable_progress_bar()  # They would fill a file.
     with tempfile.TemporaryDirectory() as unpacked:
         try:
             builder.download_and_prepare()
