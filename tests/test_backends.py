@@ -49,7 +49,7 @@ for kind in ("mlp", "conv"):
 encoder = vae_keras.mlp_encoder((28, 28, 1), 2)
 decoder = vae_keras.mlp_decoder(2, (28, 28, 1))
 try:
-    vae_keras.VAE(encoder, decoder).compile("adam")
+    vae_keras.VAE(encoder, decoder)
 except Exception as error:
     report["error"] = f"{{type(error).__name__}}: {{error}}"
 print(json.dumps(report))
@@ -84,7 +84,16 @@ def test_models_say_that_they_need_tensorflow(report):
     assert "Received: the backend jax" in report["error"]
 
 
-def test_models_say_it_on_any_other_backend(small_vae, monkeypatch):
+def test_models_say_it_on_any_other_backend(small_vae, monkeypatch, tmp_path):
+    small_vae().save(tmp_path / "vae.keras")
+    networks = [vae_keras.mlp_encoder((8, 8, 1), 2), None]
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(ValueError, match=r"backend torch\. Set KERAS_BACKEND"):
-        small_vae().compile("adam")
+    for make in (
+        small_vae,
+        lambda: vae_keras.baselines.Autoencoder(*networks),
+        lambda: vae_keras.baselines.GAN(*networks),
+        lambda: keras.saving.load_model(tmp_path / "vae.keras"),
+    ):
+        message = r"backend torch\. Set KERAS_BACKEND"
+        with pytest.raises((ValueError, TypeError), match=message):
+            make()

@@ -57,6 +57,7 @@ def assert_explained(vae, act, received, remedy):
     assert parts, message
     assert re.search(rf"Received: .*{received}.*{remedy}", parts[2], re.S)
     assert message.endswith((".", "…", "`."))
+    assert len(message) <= 400
     for variable, value in zip(vae.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
@@ -148,6 +149,10 @@ def dataset(images):
     return tf.data.Dataset.from_tensor_slices(images).batch(4)
 
 
+def autoencoder():
+    return vae_keras.baselines.Autoencoder(ENCODER, DECODER)
+
+
 def watched(callback, x, *arguments):
     return [getattr(callbacks, callback)(x, *arguments)]
 
@@ -168,6 +173,8 @@ DOORS = {
     "evaluate": evaluate,
     "evaluate, by position": lambda vae, x: evaluate(vae, x, None, 4, 0),
     "predict": lambda vae, x: vae.predict(x, verbose=0),
+    "encode": lambda vae, x: vae.encode(x),
+    "codes": lambda vae, x: autoencoder().encode(x),
     "the likelihood": lambda vae, x: vae_keras.importance_weighted_nll(
         vae, x, num_samples=5
     ),
@@ -216,6 +223,40 @@ DECODER = vae_keras.mlp_decoder(2, SHAPE, (8,))
 
 def dataset_of(images=PIXELS, labels=None, **kwargs):
     return vae_keras.image_dataset(images, 4, labels, **kwargs)
+
+
+def ending_in(activation, shape=SHAPE):
+    """A network of one dense layer with this activation, and a reshape."""
+    if activation in ("ReLU", "Softmax"):
+        layers = [getattr(keras.layers, activation)()]
+    else:
+        layers = [keras.layers.Activation(activation)]
+    dense = keras.layers.Dense(math.prod(shape))
+    layers = [dense, *layers, keras.layers.Reshape(shape)]
+    last = keras.layers.Activation("linear", dtype="float32")
+    return keras.Sequential([keras.Input((2,)), *layers, last])
+
+
+def encoder_with(z_mean=None, z_log_var=None):
+    x = keras.Input(SHAPE)
+    h = keras.layers.Flatten()(x)
+    heads = {"z_mean": z_mean, "z_log_var": z_log_var}
+    outputs = [
+        keras.layers.Dense(2, activation=activation, name=name)(h)
+        for name, activation in heads.items()
+    ]
+    return keras.Model(x, outputs)
+
+
+def gan_of(generator, activation):
+    discriminator = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, activation=activation),
+        ]
+    )
+    return vae_keras.baselines.GAN(generator, discriminator)
 
 
 def vae_with(encoder=ENCODER, decoder=DECODER, **kwargs):
@@ -281,6 +322,43 @@ OTHERS = {
             likelihood="gaussian",
         ),
     },
+    "Give it none": {
+        **{
+            f"activation '{name}'": lambda vae, name=name: vae_with(
+                decoder=ending_in(name)
+            )
+            for name in [
+                "sigmoid",
+                "tanh",
+                "relu",
+                "softplus",
+                "ReLU",
+                "Softmax",
+            ]
+        },
+        "'sigmoid'": lambda vae: vae_with(
+            decoder=ending_in("sigmoid"), likelihood="continuous_bernoulli"
+        ),
+        "'z_log_var' with the activation 'relu'": lambda vae: vae_with(
+            encoder_with(z_log_var="relu")
+        ),
+        "'z_mean' with the activation 'softplus'": lambda vae: vae_with(
+            encoder_with(z_mean="softplus")
+        ),
+        "'activation.*' with the activation 'sigmoid'": (
+            lambda vae: vae_keras.baselines.Autoencoder(
+                ENCODER, ending_in("sigmoid")
+            )
+        ),
+        "'tanh'": lambda vae: gan_of(ending_in("tanh"), None),
+        "'dense.*' with the activation 'sigmoid'": lambda vae: gan_of(
+            DECODER, "sigmoid"
+        ),
+    },
+    "those of `encode`": {
+        r"shape \(3, 5\)": lambda vae: vae.decode(np.zeros((3, 5))),
+        r"shape \(2,\)": lambda vae: vae.decode(np.zeros(2)),
+    },
     "one output layer for each": {
         "tensors of shapes": lambda vae: vae_with(DECODER, ENCODER),
     },
@@ -343,6 +421,23 @@ OTHERS = {
         "an empty": lambda vae: vae_keras.plot_history({"val_loss": [1.0]}),
     },
 }
+
+
+def test_networks_that_look_odd_and_are_right():
+    """The means of Gaussian pixels may be squashed, and codes of any sign."""
+    vae_with(decoder=ending_in("sigmoid"), likelihood="gaussian")
+    vae_with(encoder_with(z_mean="tanh", z_log_var="tanh"))
+    vae_keras.baselines.Autoencoder(encoder_with("relu", "relu"), DECODER)
+    gan_of(DECODER, None)
+
+
+def test_networks_that_do_not_tell_are_tried():
+    z = keras.Input((2,))
+    logits = keras.layers.Reshape(SHAPE)(keras.layers.Dense(784)(z))
+    vae_with(decoder=keras.Model(z, keras.ops.multiply(logits, 2.0)))
+    squashed = keras.Model(z, keras.ops.sigmoid(logits))
+    with pytest.warns(UserWarning, match=r"logits.*below 0.*sigmoid"):
+        vae_with(decoder=squashed)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import vae_keras
 from tests.helpers import Batches, dataset
-from vae_keras._checks import checked_data
+from vae_keras._inputs import checked_inputs
 
 SHAPE = (28, 28, 1)
 ANY = "Expected images of shape (batch, height, width, channels)"
@@ -49,6 +49,12 @@ BAD = [
     ("five axes", lambda x: x[None], "(1, 64, 28, 28, 1)", "Reshape"),
     ("no images", lambda x: x[:0], "empty array, shape (0, 28", "split"),
     ("list", list, "Received: list", "NumPy array"),
+    (
+        "dictionary",
+        lambda x: {"image": x, "label": 0},
+        "Received: a dictionary of 'image', 'label'",
+        "`dataset.map(lambda d: d['image'])`",
+    ),
     ("None", lambda x: None, "Received: NoneType", "NumPy array"),
     ("a path", lambda x: "images.npy", "Received: str", "NumPy array"),
     ("number", lambda x: 0.5, "Received: float", "NumPy array"),
@@ -78,7 +84,7 @@ def test_bad_images_are_explained(images, image_shape, make, received, remedy):
         (lambda x: x[:, 2:26], "shape (64, 24, 28, 1)", "Resize the images"),
         (lambda x: np.repeat(x, 3, -1), "shape (64, 28, 28, 3)", "decoder"),
         (lambda x: x[0], "shape (28, 28, 1)", "one image: batch the data"),
-        (lambda x: x.reshape(64, 1, 28, 28), "(64, 1, 28, 28)", "decoder"),
+        (lambda x: x.reshape(64, 1, 28, 28), "(64, 1, 28, 28)", "moveaxis"),
     ],
 )
 def test_a_shape_that_is_not_the_models(images, make, received, remedy):
@@ -115,6 +121,10 @@ def test_images_of_any_size_and_colour_pass():
 # === What `fit` takes ===
 
 
+def looked_into(data, image_shape=SHAPE):
+    return checked_inputs(data, image_shape=image_shape)[0]
+
+
 class Loader:
     """An iterable that starts anew each time, as PyTorch's is."""
 
@@ -143,16 +153,11 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_what_fit_takes_is_looked_into(images, wrap):
     good = wrap(images[:64])
-    assert checked_data(good, SHAPE) is good
+    assert looked_into(good) is (good[0] if isinstance(good, tuple) else good)
     with pytest.raises(ValueError, match="divide by 255"):
-        checked_data(wrap(images[:64] * 255), SHAPE)
+        looked_into(wrap(images[:64] * 255))
     with pytest.raises(ValueError, match="Expected images of shape"):
-        checked_data(wrap(images[:64, ..., 0]), SHAPE)
-
-
-def test_a_list_is_no_array(images):
-    with pytest.raises(ValueError, match="Received: list"):
-        checked_data(list(images[:4]), SHAPE)
+        looked_into(wrap(images[:64, ..., 0]))
 
 
 def test_a_generator_keeps_its_first_batch(images):
@@ -164,13 +169,13 @@ def test_a_generator_keeps_its_first_batch(images):
             taken.append(batch)
             yield (batch,)
 
-    data = checked_data(generate(), SHAPE)
+    data = looked_into(generate())
     assert len(taken) == 1, "only the first batch is looked at"
     received = [batch for (batch,) in data]
     assert len(received) == 8
     assert np.array_equal(np.concatenate(received), images)
     with pytest.raises(ValueError, match="divide by 255"):
-        checked_data((255 * batch for batch in batches), SHAPE)
+        looked_into(255 * batch for batch in batches)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,7 @@ def test_a_generator_keeps_its_first_batch(images):
 )
 def test_data_without_batches_is_an_error(data, message):
     with pytest.raises(ValueError, match=message):
-        checked_data(data, SHAPE)
+        looked_into(data)
 
 
 # === Looking is free ===
@@ -245,4 +250,4 @@ def test_looking_costs_no_epoch(images, name):
 def test_an_image_dataset_of_another_size_is_refused(images):
     data = vae_keras.image_dataset(images, 64)
     with pytest.raises(ValueError, match="Resize the images"):
-        checked_data(data, (32, 32, 1))
+        looked_into(data, (32, 32, 1))

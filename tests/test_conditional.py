@@ -253,7 +253,7 @@ BAD_LABELS = {
     "none": (lambda y: None, "no labels.*`fit"),
     "too large": (lambda y: y + 1, "values from 1 to 10.*Renumber"),
     "negative": (lambda y: y - 1, "values from -1 to 8.*Renumber"),
-    "floats": (lambda y: y.astype("float32"), "dtype float32.*Number the"),
+    "floats": (lambda y: y.astype("float32"), "dtype float32.*Convert them"),
     "names": (lambda y: y.astype(str), "dtype.*Number the classes"),
     "one-hot": (lambda y: np.eye(10)[y], r"shape \(.*, 10\).*argmax"),
     "a column": (lambda y: y[:, np.newaxis], r"shape \(.*, 1\).*ravel"),

@@ -215,12 +215,46 @@ def test_half_precision_gives_float32(tmp_path):
             vae_keras.mlp_encoder(hidden_units=(8,), **kwargs),
             vae_keras.mlp_decoder(hidden_units=(8,), **kwargs),
         )
-    plain, x, expected = part_of(scaled(vae), "reconstructor")
+    plain, x, means = part_of(scaled(vae), "reconstructor")
+    expected = plain(x)
+    # Products of numbers that were rounded to 8 bits, or were not.
+    np.testing.assert_allclose(means, expected, atol=2**-5)
+    assert not np.array_equal(means, expected)
     plain.export(tmp_path / "half", verbose=False)
-    received = run_saved_model(tmp_path / "half", x)
-    assert received.dtype == "float32"
-    # Sums of products that were rounded to 8 bits, in another order.
-    np.testing.assert_allclose(received, expected, atol=2**-7)
+    plain.export(tmp_path / "half.onnx", "onnx", verbose=False)
+    for received in (
+        run_saved_model(tmp_path / "half", x),
+        run_onnx(tmp_path / "half.onnx", x),
+    ):
+        assert received.dtype == "float32"
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_networks_that_stay_in_half_precision_are_refused():
+    class Decoder(keras.Model):
+        def __init__(self):
+            super().__init__(dtype="mixed_bfloat16")
+            self.dense = keras.layers.Dense(16, dtype="mixed_bfloat16")
+
+        def call(self, z):
+            return keras.ops.reshape(self.dense(z), (-1, 4, 4, 1))
+
+        def get_config(self):
+            return {}
+
+        @classmethod
+        def from_config(cls, config):
+            decoder = cls()
+            decoder(np.zeros((1, 2)))
+            return decoder
+
+    encoder = vae_keras.mlp_encoder((4, 4, 1), 2, (8,))
+    vae = vae_keras.VAE(encoder, Decoder.from_config({}))
+    with (
+        keras.saving.custom_object_scope({"Decoder": Decoder}),
+        pytest.raises(ValueError, match=r"float32, to export.*bfloat16"),
+    ):
+        vae.generator()
 
 
 # === Without the package ===

@@ -161,3 +161,10 @@ print("independent")
 @pytest.mark.slow
 def test_replicas_draw_noise_of_their_own():
     assert run_python(REPLICAS).split() == ["independent"]
+
+
+def test_pairs_do_not_broadcast():
+    layer = vae_keras.Sampling()
+    assert layer.built
+    with pytest.raises(ValueError, match=r"\(3, 2\) and \(3, 1\).*of its own"):
+        layer((np.zeros((3, 2)), np.zeros((3, 1))))

@@ -1,5 +1,6 @@
 """Likelihoods against integrals, and models that use them."""
 
+import decimal
 import math
 
 import keras
@@ -10,6 +11,7 @@ import tensorflow as tf
 from scipy.integrate import quad
 
 import vae_keras
+from tests.helpers import dtype_policy
 from vae_keras.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -63,11 +65,40 @@ def test_continuous_bernoulli_is_what_the_integrals_say(logit):
     x = column([0, 0.3, 1])
     nll = likelihood.nll(x, column([logit] * 3))
     expected = log_integral - logit * np.float64(x[:, 0])
-    # Terms as large as the logit are rounded before they cancel.
-    atol = 2e-7 * (1 + abs(logit))
-    np.testing.assert_allclose(nll, expected, rtol=1e-6, atol=atol)
+    np.testing.assert_allclose(nll, expected, rtol=1e-6, atol=3e-6)
     found = likelihood.mean(column([logit]))[0, 0]
     assert float(found) == pytest.approx(mean, rel=1e-5, abs=3e-7)
+
+
+def with_fifty_digits(logit, x):
+    """−log p of the continuous Bernoulli, and its derivative by the logit."""
+    with decimal.localcontext(prec=120) as context:
+        context.Emax, context.Emin = 10**12, -(10**12)
+        logit, x = decimal.Decimal(logit), decimal.Decimal(x)
+        size = abs(logit)
+        rest = (
+            -min(size, decimal.Decimal(10**4))
+        ).exp()  # beyond, it has no digit left
+        nll = ((1 - rest) / size).ln() + max(logit, 0) - logit * x
+        mean = 1 / (1 - rest) - 1 / size  # for a positive logit
+        return float(nll), float((mean if logit > 0 else 1 - mean) - x)
+
+
+def test_continuous_bernoulli_is_exact_for_all_logits_of_float32():
+    sizes = np.logspace(-37, 38, 151)
+    logits = np.float32([*sizes, *-sizes, 3.4e38, -3.4e38])
+    for x in (0.0, 1 / 255, 0.5, 1.0):
+        x = np.float32(x)
+        exact = np.array(
+            [with_fifty_digits(float(logit), float(x)) for logit in logits]
+        )
+        outputs = tf.constant(column(logits))
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            nll = ContinuousBernoulli().nll(np.full_like(outputs, x), outputs)
+        gradient = np.asarray(tape.gradient(nll, outputs))[:, 0]
+        np.testing.assert_allclose(nll, exact[:, 0], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(gradient, exact[:, 1], atol=1e-6)
 
 
 def test_gaussian_is_scipys():
@@ -376,3 +407,34 @@ def test_the_base_class_has_no_distribution():
         Likelihood().nll(x, x)
     with pytest.raises(NotImplementedError):
         Likelihood().mean(x)
+
+
+@each
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_as_a_layer_it_is_its_mean(name, policy):
+    """Whatever the policy: its inputs stay as they come."""
+    outputs = np.linspace(-3, 3, 20, dtype="float32").reshape(4, 5)
+    with dtype_policy(policy):
+        likelihood = LIKELIHOODS[name]()
+    means = likelihood(outputs)
+    assert means.dtype == "float32"
+    np.testing.assert_array_equal(means, likelihood.mean(outputs))
+    assert likelihood.built
+    assert likelihood.compute_output_shape((None, 4, 3)) == (None, 4, 3)
+
+
+def test_a_scale_that_is_set_is_the_scale(small_vae, images):
+    """Also in a step that was compiled before."""
+    vae, other = (small_vae(likelihood=Gaussian(s)) for s in (0.5, 2.0))
+    for model in (vae, other):
+        model.compile("sgd")
+        model.evaluate(images, verbose=0)
+    vae.likelihood.scale = 2.0
+    assert vae.likelihood.scale == pytest.approx(2)
+    other.set_weights(vae.get_weights())
+    found = [model.evaluate(images, verbose=0)[0] for model in (vae, other)]
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    with pytest.raises(
+        ValueError, match=r"Expected `scale`.*Received: scale=0"
+    ):
+        vae.likelihood.scale = 0

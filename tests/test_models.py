@@ -3,6 +3,9 @@
 What they have in common with other models is in `test_contract.py`.
 """
 
+import copy
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -172,6 +175,91 @@ def test_beta_and_the_learning_rate_change_without_a_new_trace(pictures, how):
     vae.fit(pictures, **run)
     assert not all(map(np.array_equal, weights, vae.get_weights()))
     assert len(traces) == num_traces
+
+
+@pytest.mark.xla
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"run_eagerly": True},
+        {"jit_compile": True, "steps_per_execution": 2},
+    ],
+)
+def test_beta_may_be_set(pictures, tmp_path, how):
+    """Before compiling and after, in training and in `val_loss`."""
+    vae = scaled(new_vae(beta=1.0))
+    vae.beta = 2.0
+    vae.compile(keras.optimizers.SGD(0.0), **how)
+    run = {"batch_size": 25, "verbose": 0, "validation_data": pictures}
+    for beta in (2.0, 10.0):
+        vae.beta = beta
+        logs = vae.fit(pictures, **run).history
+        for prefix in ("", "val_"):
+            kl = logs[f"{prefix}kl_loss"][0]
+            expected = logs[f"{prefix}reconstruction_loss"][0] + beta * kl
+            assert logs[f"{prefix}loss"][0] == pytest.approx(expected, rel=1e-5)
+            assert kl > 0.5
+    assert vae.target_beta == float(vae.beta) == 10
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.saving.load_model(tmp_path / "vae.keras")
+    assert loaded.target_beta == float(loaded.beta) == 10
+    warm_up = vae_keras.callbacks.KLWarmUp(2)
+    loaded.beta = 4.0
+    logs = loaded.fit(
+        pictures, epochs=3, callbacks=[warm_up], verbose=0
+    ).history
+    assert logs["beta"] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", "decoder", "likelihood", "seed", "latent_shape"]
+)
+def test_what_cannot_be_set_says_so(name):
+    vae = new_vae()
+    before = getattr(vae, name)
+    with pytest.raises(AttributeError, match=f"Expected `{name}` to stay"):
+        setattr(vae, name, before)
+    with pytest.raises(AttributeError, match="target_beta"):
+        vae.target_beta = 3.0
+    vae.something_else = 3
+
+
+# === As Keras's own ===
+
+
+def test_layers_and_models_are_built(pictures, capsys):
+    vae = new_vae()
+    vae.build((None, *SHAPE))
+    assert vae.compute_output_shape((None, *SHAPE)) == (None, *SHAPE)
+    vae.summary()
+    output = capsys.readouterr().out
+    assert "unbuilt" not in output
+    assert "z_log_var" in output
+    assert "?" not in output
+    vae.compile("sgd", run_eagerly=True)
+    before = vae.evaluate(pictures, verbose=0)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Layers without weights say so.
+        vae.quantize("int8")
+    vae.compile("sgd", run_eagerly=True)
+    after = vae.evaluate(pictures, verbose=0)[0]
+    assert after != before
+    assert after == pytest.approx(before, rel=0.02)
+
+
+def test_a_configuration_is_not_used_up():
+    config = new_vae().get_config()
+    before = copy.deepcopy(config)
+    vae_keras.VAE.from_config(config)
+    assert config == before
+    assert "dtype" not in config
+    # Files from before have one.
+    vae_keras.VAE.from_config({**config, "dtype": "float32"})
+    with pytest.raises(
+        ValueError, match=r"Expected no `dtype`.*set_dtype_policy"
+    ):
+        new_vae(dtype="mixed_bfloat16")
 
 
 # === Networks of other kinds ===

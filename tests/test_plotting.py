@@ -1,12 +1,19 @@
 """Every figure: what is drawn, where, from one batch, and never shown."""
 
+import inspect
+import itertools
+import re
 import statistics
 
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.patches import Circle
+from matplotlib.text import Text
 
 import vae_keras
 from tests.helpers import tiles_of
@@ -54,10 +61,18 @@ def calls(monkeypatch):
     return watch
 
 
-def new_model(latent_dim=2, model_class=vae_keras.VAE):
+def new_model(latent_dim=2, model_class=vae_keras.VAE, **kwargs):
     return model_class(
         vae_keras.mlp_encoder(SHAPE, latent_dim, (32,)),
         vae_keras.mlp_decoder(latent_dim, SHAPE, (32,)),
+        **kwargs,
+    )
+
+
+def new_conditional():
+    return vae_keras.ConditionalVAE(
+        vae_keras.mlp_encoder(SHAPE, 2, (32,), num_classes=10),
+        vae_keras.mlp_decoder(2, SHAPE, (32,), num_classes=10),
     )
 
 
@@ -78,7 +93,7 @@ FIGURES = {
     "labels": vae_keras.plot_latent_space,
     "grid": lambda vae, x, y: vae_keras.plot_latent_grid(vae, 3),
     "interpolation": lambda vae, x, y: vae_keras.plot_interpolation(
-        vae, x[:1], x[1:2], 3
+        vae, x[:1], x[1:2], steps=3
     ),
     "history": lambda vae, x, y: vae_keras.plot_history(HISTORY),
 }
@@ -90,6 +105,126 @@ def test_a_figure_is_returned_and_can_be_drawn(name, images, labels, tmp_path):
     assert type(figure) is Figure
     figure.savefig(tmp_path / "figure.png", dpi=50)
     assert (tmp_path / "figure.png").stat().st_size > 500
+
+
+def luminance(color):
+    """Relative luminance, from 0 to 1, of a colour in sRGB."""
+    return linear(to_rgb(color)) @ [0.2126, 0.7152, 0.0722]
+
+
+def linear(rgb):
+    rgb = np.asarray(rgb)
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_legible_in_a_dark_style(name, images, labels):
+    own = {"axes.grid": True, "image.origin": "lower"}
+    with plt.style.context(["dark_background", own]):
+        figure = FIGURES[name](new_model(), images, labels)
+        figure.draw_without_rendering()
+    assert luminance(figure.get_facecolor()) == 0
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    shapes = figure.findobj(Circle)
+    curves = [line for axes in figure.axes for line in axes.lines]
+    colors = [thing.get_color() for thing in texts + curves]
+    colors += [shape.get_edgecolor()[:3] for shape in shapes]
+    assert texts or name in ("images", "interpolation")
+    assert all(luminance(color) > 0.1 for color in colors)
+    for axes in figure.axes:
+        if axes.images:
+            assert axes.images[0].origin == "upper"
+            grid = axes.get_xgridlines() + axes.get_ygridlines()
+            assert not any(line.get_visible() for line in grid)
+
+
+# === What is refused ===
+
+# What draws images of a model's shape.
+DRAWN = {
+    "images": lambda vae, x: vae_keras.plot_images(x),
+    "reconstructions": vae_keras.plot_reconstructions,
+    "space": vae_keras.plot_latent_space,
+    "start": lambda vae, x: vae_keras.plot_interpolation(
+        vae, x, np.zeros((len(x), *SHAPE), "float32")
+    ),
+    "end": lambda vae, x: vae_keras.plot_interpolation(
+        vae, np.zeros((len(x), *SHAPE), "float32"), x
+    ),
+}
+NOT_DRAWN = {
+    "bytes": lambda x: np.rint(255 * x).astype("uint8"),
+    "bytes as floats": lambda x: 255 * x,
+    "[-1, 1]": lambda x: 2 * x - 1,
+    "standardised": lambda x: (x - 0.13) / 0.31,
+    "another shape": lambda x: x[:, :, :9],
+    "one image": lambda x: x[0],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        (name, wrong)
+        for name, wrong in itertools.product(DRAWN, NOT_DRAWN)
+        # Images of any shape can be drawn.
+        if name != "images" or wrong not in ("another shape", "one image")
+    ],
+)
+def test_wrong_images_are_told_what_fit_tells_them(images, name, wrong):
+    x = NOT_DRAWN[wrong](images[:5])
+    shape = None if name == "images" else SHAPE
+    with pytest.raises(ValueError, match="Expected images") as expected:
+        vae_keras.check_images(x, shape)
+    with pytest.raises(ValueError, match="Expected images") as received:
+        DRAWN[name](new_model(), x)
+    assert str(received.value) == str(expected.value)
+    assert plt.get_fignums() == []
+
+
+def test_a_model_without_an_encoder_is_told_what_to_draw(images):
+    gan = vae_keras.baselines.GAN(
+        vae_keras.mlp_decoder(2, SHAPE, (8,)),
+        vae_keras.mlp_encoder(SHAPE, 1, (8,)),
+    )
+    for name in DRAWN.keys() - {"images"}:
+        remedy = r"Received: a GAN.*`plot_images\(model.generate\(64\)\)`"
+        with pytest.raises(ValueError, match=remedy):
+            DRAWN[name](gan, images[:5])
+    vae_keras.plot_images(gan.generate(64))
+
+
+def test_a_diverged_model_can_be_drawn(images):
+    vae = new_model()
+    vae.decoder.set_weights(
+        [np.full_like(w, np.nan) for w in vae.decoder.get_weights()]
+    )
+    for figure in (
+        vae_keras.plot_images(vae.generate(4)),
+        vae_keras.plot_reconstructions(vae, images[:4]),
+        vae_keras.plot_latent_grid(vae, 3),
+        vae_keras.plot_interpolation(vae, images[:2], images[2:4]),
+    ):
+        assert np.isnan(mosaic_of(figure)[-5:]).all()
+
+
+def test_means_a_little_outside_can_be_drawn(images):
+    for low, high in [(-0.5, 1), (-0.5, 2), (-1, 2)]:
+        means = np.linspace(low, high, images[0].size).reshape(1, *SHAPE)
+        vae_keras.plot_images(means)
+    vae_keras.plot_images(images[:4] > 0.5)
+    vae_keras.plot_images(keras.ops.cast(images[:4], "bfloat16"))
+    # What a model itself makes may lie anywhere.
+    vae = new_model(likelihood="gaussian")
+    weights = vae.decoder.get_weights()
+    vae.decoder.set_weights([50 * weight for weight in weights])
+    assert np.abs(vae.decode(vae.encode(images[:4])[0])).max() > 10
+    for figure in (
+        vae_keras.plot_reconstructions(vae, images[:4]),
+        vae_keras.plot_interpolation(vae, images[:2], images[2:4]),
+    ):
+        assert np.nanmin(mosaic_of(figure)) == 0
+        assert np.nanmax(mosaic_of(figure)) == 1
 
 
 # === plot_images ===
@@ -128,6 +263,10 @@ def test_images_in_colour(images):
     tiles = tiles_of(mosaic_of(figure), 2, 3, SHAPE).reshape(6, 14, 10, 3)
     np.testing.assert_allclose(tiles[:5], colour.clip(0, 1))
     assert np.all(tiles[5] == 1), "what stays empty is white"
+    with plt.style.context("dark_background"):
+        figure = vae_keras.plot_images(colour, columns=3)
+    tiles = tiles_of(mosaic_of(figure), 2, 3, SHAPE)
+    assert np.all(tiles[1, 2] == 0), "and black where the page is"
 
 
 def test_titles_are_above_their_images(images):
@@ -175,26 +314,157 @@ def points_of(figure):
     return points
 
 
+def legend_of(figure):
+    """Each class's colour and marker, by its name."""
+    legend = figure.axes[1].get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    looks = [
+        (to_rgb(dot.get_color()), dot.get_marker())
+        for dot in legend.get_lines()
+    ]
+    assert len(set(texts)) == len(texts)
+    return dict(zip(texts, looks, strict=True))
+
+
 def test_two_latent_dimensions_are_drawn_as_they_are(images, labels):
     vae = new_model()
     figure = vae_keras.plot_latent_space(vae, images, labels)
     points = points_of(figure)
     z_mean, _ = vae.encode(images)
     np.testing.assert_allclose(points.get_offsets(), z_mean, atol=1e-5)
-    assert np.array_equal(points.get_array(), labels)
-    axes, bar = figure.axes
+    axes, beside = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_1$", "$z_2$")
-    assert bar.get_ylabel() == "label"
-    assert bar.get_yticks().tolist() == list(range(10))
-    # Each class has a colour of its own, with its number in the middle.
-    assert points.get_clim() == (-0.5, 9.5)
-    assert len(np.unique(points.to_rgba(range(10)), axis=0)) == 10
     assert axes.get_aspect() == 1
-    # Without labels there is no bar.
+    looks = legend_of(figure)
+    assert list(looks) == [str(label) for label in range(10)]
+    expected = [looks[str(label)][0] for label in labels]
+    np.testing.assert_allclose(points.get_facecolors()[:, :3], expected)
+    assert beside.get_legend().get_title().get_text() == "label"
+    assert not beside.axison
+    # Without labels there is no legend.
     figure = vae_keras.plot_latent_space(vae, images)
     assert len(figure.axes) == 1
-    assert points_of(figure).get_array() is None
     assert len(points_of(figure).get_offsets()) == len(images)
+
+
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for
+# Simulation of Color Vision Deficiency", 2009: all of it, in linear RGB.
+EYES = {
+    "of most": np.eye(3),
+    "without red cones": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "without green cones": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "without blue cones": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def cielab(rgb):
+    """Colours `(n, 3)`, in linear RGB, as CIELAB has them."""
+    to_xyz = np.array(
+        [
+            [0.4124, 0.3576, 0.1805],
+            [0.2126, 0.7152, 0.0722],
+            [0.0193, 0.1192, 0.9505],
+        ]
+    )
+    xyz = np.clip(rgb, 0, 1) @ to_xyz.T / to_xyz.sum(axis=1)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_ten_colours_differ_to_all_eyes(images, labels, eyes):
+    figure = vae_keras.plot_latent_space(new_model(), images, labels)
+    colors = points_of(figure).get_facecolors()[:, :3]
+    colors = linear(np.unique(colors, axis=0))
+    assert len(colors) == 10
+    seen = cielab(colors @ np.transpose(EYES[eyes]))
+    # A difference of 2 is just seen; matplotlib's "tab10" has pairs at 5.
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(one - other) > 15
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 26, 100])
+def test_each_class_looks_different(images, count):
+    vae = new_model()
+    images = np.concatenate([images, images])[: 2 * count + 50]
+    labels = 7 + 3 * (np.arange(len(images)) % count)  # not consecutive
+    figure = vae_keras.plot_latent_space(vae, images, labels)
+    looks = legend_of(figure)
+    assert list(looks) == [str(7 + 3 * i) for i in range(count)]
+    assert len(set(looks.values())) == count
+    drawn = figure.axes[0].collections
+    assert len(drawn) == -(-count // 10), "up to ten classes lie in one heap"
+    z_mean, _ = vae.encode(images)
+    for group, points in enumerate(drawn):
+        is_shown = np.arange(len(images)) % count // 10 == group
+        offsets = points.get_offsets()
+        np.testing.assert_allclose(offsets, z_mean[is_shown], atol=1e-5)
+        shown = [looks[str(label)] for label in labels[is_shown]]
+        colors = points.get_facecolors()[:, :3]
+        np.testing.assert_allclose(colors, [color for color, _ in shown])
+        (marker,) = {marker for _, marker in shown}
+        marker = MarkerStyle(marker)
+        path = marker.get_path().transformed(marker.get_transform())
+        assert np.array_equal(points.get_paths()[0].vertices, path.vertices)
+    figure.canvas.draw()  # It fits, or matplotlib warns.
+
+
+def test_classes_have_names(images, labels):
+    def names_of(*args, **kwargs):
+        figure = vae_keras.plot_latent_space(new_model(), *args, **kwargs)
+        figure.canvas.draw()
+        return list(legend_of(figure))
+
+    x = images[:6]
+    digits = [chr(ord("A") + label) for label in range(10)]
+    assert names_of(images, labels, names=digits) == digits
+    some = np.array([9, 2, 2, 7, 9, 2])
+    assert names_of(x, some, names=digits) == ["C", "H", "J"]
+    assert names_of(x, list(some)) == ["2", "7", "9"]
+    assert names_of(x, some, names={9: "IX", 7: "VII", 2: "II"}) == [
+        *("II", "VII", "IX")
+    ]
+    texts = ["cat", "dog", "мышь", "_none_", "cat", "dog"]
+    assert names_of(x, texts) == ["_none_", "cat", "dog", "мышь"]
+    assert names_of(x, np.array(texts, dtype=object)) == names_of(x, texts)
+    assert names_of(x, some > 2) == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (None, ["a"], "Received: names alone.*Pass `labels`"),
+        ([0, 1, 2, 3], "abc", "Received: 3 names, and none for 3.*Pass a list"),
+        ([-1, 0, 0, 1], "abc", "Received: 3 names, and none for -1"),
+        (np.eye(4), None, r"Received: shape \(4, 4\).*`one_hot.argmax"),
+        (np.ones((4, 1), int), None, r"shape \(4, 1\).*`labels.ravel\(\)`"),
+        (5, None, r"4 images and 1 labels, of shape \(\)"),
+        (["a", None, "b", "c"], None, "Received: shape .*object"),
+    ],
+)
+def test_bad_classes_are_explained(images, labels, names, message):
+    with pytest.raises(ValueError, match=f"Expected .*{message}") as error:
+        vae_keras.plot_latent_space(
+            new_model(), images[:4], labels, names=names
+        )
+    assert len(str(error.value)) <= 400
+
+
+def test_too_many_classes_are_explained(images):
+    with pytest.raises(ValueError, match=r"101 different labels.*groups"):
+        vae_keras.plot_latent_space(new_model(), images[:101], np.arange(101))
 
 
 def test_circles_hold_their_share_of_the_prior(images):
@@ -299,6 +569,48 @@ def test_interpolation_is_straight_in_latent_space(images, latent_dim, calls):
         np.testing.assert_allclose(tiles[:, step], expected, atol=1e-5)
 
 
+# === Models of classes ===
+
+
+def test_a_way_between_images_of_one_class(images, labels):
+    vae = new_conditional()
+    start, end, classes = images[:3], images[3:6], labels[:3]
+    z_start, z_end = (vae.encode(x, classes)[0] for x in (start, end))
+    figure = vae_keras.plot_interpolation(vae, start, end, classes, steps=4)
+    tiles = tiles_of(mosaic_of(figure), 3, 4, SHAPE)
+    for step in range(4):
+        z = z_start + step / 3 * (z_end - z_start)
+        expected = vae.decode(z, classes)[..., 0]
+        np.testing.assert_allclose(tiles[:, step], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="Received: no labels"):
+        vae_keras.plot_interpolation(vae, start, end)
+    # Other models ignore labels, of whatever kind.
+    names = ["cat", "dog", "cat"]
+    vae_keras.plot_interpolation(new_model(), start, end, names)
+    # `steps` stood where labels do.
+    with pytest.raises(ValueError, match="3 images and 1 labels"):
+        vae_keras.plot_interpolation(new_model(), start, end, 5)
+
+
+@pytest.mark.parametrize("label", [0, np.int64(9)])
+def test_a_grid_of_one_class(label):
+    vae = new_conditional()
+    figure = vae_keras.plot_latent_grid(vae, 3, label=label)
+    quantiles = [statistics.NormalDist().inv_cdf(p / 6) for p in (1, 3, 5)]
+    z = [(z_1, z_2) for z_2 in quantiles[::-1] for z_1 in quantiles]
+    expected = vae.decode(np.array(z, "float32"), np.full(9, label))
+    tiles = tiles_of(mosaic_of(figure), 3, 3, SHAPE, gap=0)
+    np.testing.assert_allclose(tiles.reshape(-1, *SHAPE), expected, atol=1e-5)
+    vae_keras.plot_latent_grid(new_model(), 3, label=label)
+
+
+@pytest.mark.parametrize("label", [None, -1, 10, 1.0, True, "7", [7]])
+def test_a_grid_of_no_class_is_explained(label):
+    message = re.escape(f"Received: label={label!r}. Draw one class")
+    with pytest.raises(ValueError, match=f"Expected.*0 to 9. {message}"):
+        vae_keras.plot_latent_grid(new_conditional(), 3, label=label)
+
+
 # === plot_history ===
 
 
@@ -322,6 +634,151 @@ def test_history_has_a_panel_for_each_loss():
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
     for axes in figure.axes:
         assert np.array_equal(axes.get_xticks(), axes.get_xticks().round())
+
+
+def curves_of(figure):
+    """Each curve's epochs and values, by the names that Keras gives."""
+    prefix = {"training": "", "validation": "val_"}
+    return {
+        prefix[line.get_label()] + axes.get_title(): (
+            line.get_xdata().tolist(),
+            line.get_ydata().tolist(),
+        )
+        for axes in figure.axes
+        for line in axes.lines
+    }
+
+
+def trained(images, *callbacks, **kwargs):
+    vae = new_model()
+    vae.compile("sgd")
+    return vae.fit(
+        images,
+        validation_data=(images[:5],),
+        callbacks=list(callbacks),
+        verbose=0,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "training", "validation"),
+    [
+        ({"epochs": 3}, [1, 2, 3], [1, 2, 3]),
+        ({"epochs": 5, "validation_freq": 2}, [1, 2, 3, 4, 5], [2, 4]),
+        ({"epochs": 7, "initial_epoch": 4}, [5, 6, 7], [5, 6, 7]),
+        (
+            {"epochs": 9, "initial_epoch": 4, "validation_freq": 3},
+            [5, 6, 7, 8, 9],
+            [6, 9],
+        ),
+        (
+            {"epochs": 4, "validation_freq": [1, 4]},
+            [1, 2, 3, 4],
+            [1, 4],
+        ),
+    ],
+)
+def test_values_stand_at_their_epochs(
+    images, tmp_path, kwargs, training, validation
+):
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = trained(images[:20], logger, **kwargs)
+    freq = kwargs.get("validation_freq")
+    # After epoch 4, freq 2 and 3 would give as many values.
+    is_clear = freq == 2 or freq is None
+    figure = vae_keras.plot_history(
+        history, validation_freq=None if is_clear else freq
+    )
+    curves = curves_of(figure)
+    for name, (epochs, values) in curves.items():
+        is_validation = name.startswith("val_")
+        assert epochs == (validation if is_validation else training)
+        np.testing.assert_allclose(values, history.history[name])
+    assert curves.keys() == history.history.keys()
+    # The file of a CSVLogger gives the same, with the docstring's line.
+    line = inspect.getdoc(vae_keras.plot_history).split("\n\n")[2]
+    assert "CSVLogger" in inspect.getdoc(vae_keras.plot_history)
+    line = line.strip().replace("log.csv", str(tmp_path / "log.csv"))
+    names = {"np": np, "plot_history": vae_keras.plot_history}
+    read = curves_of(eval(line, names))
+    assert read.keys() == curves.keys()
+    for name, curve in curves.items():
+        np.testing.assert_allclose(read[name], curve, rtol=1e-6)
+    # So does the bare dictionary, with what it does not say.
+    logs = {**history.history, "epoch": history.epoch}
+    figure = vae_keras.plot_history(logs, validation_freq=freq)
+    assert curves_of(figure) == curves
+
+
+def test_histories_are_merged_in_a_dictionary():
+    merged = {name: values + values for name, values in HISTORY.items()}
+    figure = vae_keras.plot_history(merged)
+    epochs = {tuple(x) for x, _ in curves_of(figure).values()}
+    assert epochs == {(1, 2, 3, 4, 5, 6)}
+    # The first of two trainings had no validation.
+    nan = float("nan")
+    merged["val_loss"] = [nan, None, nan, 3.0, 2.0, 1.0]
+    curves = curves_of(vae_keras.plot_history(merged))
+    assert curves["val_loss"] == ([4, 5, 6], [3.0, 2.0, 1.0])
+    merged["val_loss"] = [nan] * 6
+    assert "val_loss" not in curves_of(vae_keras.plot_history(merged))
+
+
+def history_of(epoch, **logs):
+    history = keras.callbacks.History()
+    history.epoch, history.history = epoch, logs
+    return history
+
+
+@pytest.mark.parametrize(
+    ("history", "kwargs", "message"),
+    [
+        # One of three epochs: freq 2 and 3 both fit.
+        (
+            history_of([0, 1, 2], loss=[3, 2, 1], val_loss=[2]),
+            {},
+            "'val_loss' for each epoch. Received: 1 values for 3 epochs.*"
+            "pass `validation_freq`",
+        ),
+        (
+            history_of([0, 1, 2], loss=[3, 2, 1], val_loss=[2, 1]),
+            {"validation_freq": 2},
+            "2 values for 3 epochs",
+        ),
+        # A dictionary may be of two trainings, the second with validation.
+        (
+            {"loss": [4, 3, 2, 1], "val_loss": [3, 2]},
+            {},
+            "2 values for 4 epochs. Put NaN",
+        ),
+        (
+            {"loss": [4, 3, 2, 1], "kl_loss": [3, 2]},
+            {"validation_freq": 2},
+            "'kl_loss' for each epoch. Received: 2 values for 4 epochs",
+        ),
+        # Lists that were made longer in place.
+        (
+            history_of([0, 1], loss=[4, 3, 2, 1]),
+            {},
+            "4 values for 2 epochs.*merged histories as a dictionary",
+        ),
+        (
+            {"epoch": [0, 1, 0, 1], "loss": [4, 3, 2, 1]},
+            {},
+            r"epochs that rise. Received: \[1. 2. 1. 2.\].*without 'epoch'",
+        ),
+        ({"loss": [2, 1]}, {"validation_freq": 0}, "Received: validation_freq"),
+        ("log.csv", {}, r"none at all \(str\)\. Pass what `fit` returned"),
+        ({"loss": []}, {}, "Received: an empty one"),
+        (np.ones(3), {}, r"none at all \(ndarray\)"),
+    ],
+)
+def test_epochs_are_not_guessed(history, kwargs, message):
+    with pytest.raises(ValueError, match=f"Expected .*{message}") as error:
+        vae_keras.plot_history(history, **kwargs)
+    assert len(str(error.value)) <= 400
+    assert plt.get_fignums() == []
 
 
 # === Notebooks ===

@@ -135,6 +135,14 @@ def test_expectation_for_equal_distributions(n, m, k):
     assert np.all(error < 0.04)
 
 
+def test_copies_lie_on_their_rims():
+    """k balls hold each in the mean, and its own does."""
+    features = np.random.default_rng(0).normal(size=(400, 8)) + 3
+    density, coverage = density_coverage(features, features.copy(), 5)
+    assert density == pytest.approx(1.2, abs=1e-12)
+    assert coverage == 1
+
+
 def test_in_chunks():
     real, generated = np.random.default_rng(0).normal(size=(2, 300, 4))
 

@@ -3,6 +3,7 @@
 That they hold all of every model is in `test_contract.py`.
 """
 
+import io
 import json
 import os
 import signal
@@ -161,6 +162,11 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch, name):
 def test_a_wrong_ending_is_named_as_given(tmp_path):
     with pytest.raises(ValueError, match=r"filepath=\S*/vae\.model"):
         new_vae().save(tmp_path / "vae.model")
+    with pytest.raises(ValueError, match=r"filepath=\S*/w\.h5"):
+        new_vae().save_weights(tmp_path / "w.h5")
+    for save in (new_vae().save, new_vae().save_weights):
+        with pytest.raises(ValueError, match=r"filepath=<_io\.BytesIO"):
+            save(io.BytesIO())
 
 
 @pytest.mark.parametrize("answer", ["y", "n"])

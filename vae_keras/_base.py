@@ -1,19 +1,21 @@
 """What all models share: checks before a step, decoding, export, replicas."""
 
+import copy
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from vae_keras._checks import (
+    check_images,
     check_labels,
-    check_weights,
-    checked_data,
+    check_latents,
     integer_seed,
     positive_integer,
 )
 from vae_keras._cpu import keep_freed_memory
+from vae_keras._inputs import as_array, checked_inputs, num_batches
+from vae_keras._progress import EpochCallbacks
 from vae_keras._saving import load_states, replacing, save_states
 from vae_keras.layers import Sampling
 
@@ -26,11 +28,58 @@ class ImageModel(keras.Model):
 
     # In conditional models, how many classes their labels come from.
     num_classes = None
+    # What a compiled step has read, so that to set it would do nothing.
+    _fixed: tuple[str, ...] = ("encoder", "decoder", "likelihood", "seed")
+    _fixed += ("discriminator", "num_classes", "image_shape", "latent_shape")
     # Whether images can be encoded, and latents drawn from N(0, I).
     has_encoder = has_prior = True
     # In models with noise, what `_add_noise` makes of it.
     validation_sampling: Any = None
     _validation_id = None
+
+    def __init__(self, **kwargs):
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise ValueError(
+                f"Expected Keras to run on TensorFlow: {type(self).__name__} "
+                "is written for it (networks, losses and `Sampling` run "
+                f"anywhere). Received: the backend {backend}. Set "
+                "KERAS_BACKEND=tensorflow before Keras is imported."
+            )
+        if "dtype" in kwargs:
+            raise ValueError(
+                "Expected no `dtype`: the networks have theirs. Received: "
+                f"dtype={kwargs['dtype']!r}. Build them after "
+                "`keras.config.set_dtype_policy`."
+            )
+        super().__init__(**kwargs)
+
+    def __setattr__(self, name, value):
+        if name in type(self)._fixed and getattr(self, "built", False):
+            raise AttributeError(
+                f"Expected `{name}` to stay as it is. Received: another "
+                f"value for it. Make a new {type(self).__name__}."
+            )
+        super().__setattr__(name, value)
+
+    def build(self, input_shape=None):
+        """Does nothing: the constructor has built the model."""
+
+    # fmt: off
+    def summary(
+        self, line_length=None, positions=None, print_fn=None,
+        expand_nested=True, show_trainable=False, layer_range=None,
+    ) -> None:
+        """As `keras.Model.summary`, with the layers of the networks."""
+        super().summary(
+            line_length, positions, print_fn, expand_nested, show_trainable,
+            layer_range,
+        )
+    # fmt: on
+
+    def compute_output_shape(self, input_shape):
+        batch = keras.tree.flatten(input_shape)[0]
+        return (batch, *self.image_shape)
 
     def _add_noise(self, seed: int | None) -> None:
         """Adds the layers that draw the noise of training and validation."""
@@ -39,10 +88,14 @@ class ImageModel(keras.Model):
         self.validation_sampling = Sampling(
             0, dtype="float32", name="validation_sampling"
         )
+        one = keras.KerasTensor((None, *self.latent_shape))
+        for sampling in (self.sampling, self.validation_sampling):
+            sampling((one, one))  # So that `summary` has its shape.
 
     def _add_metrics(self, *names: str) -> None:
         """Adds means over examples, which `metrics` gives in this order."""
-        self._means = [keras.metrics.Mean(name=name) for name in names]
+        # In float32 whatever Keras's `floatx` is: they are long sums.
+        self._means = [keras.metrics.Mean(name, "float32") for name in names]
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -62,6 +115,8 @@ class ImageModel(keras.Model):
             float32 pixel means, `(batch, *image_shape)`: in [0, 1], unless
             a VAE's likelihood has others, as the Gaussian.
         """
+        z = as_array(z)
+        check_latents(z, self.latent_shape)
         return self._pixel_means(self._given(z, labels), training=False)
 
     def generate(
@@ -89,6 +144,13 @@ class ImageModel(keras.Model):
         )
         return self.decode(z, labels)
 
+    def _eager_images(self, x):
+        """Images as an array, and checked, unless they are symbolic."""
+        x = as_array(x)
+        if not (isinstance(x, keras.KerasTensor) or tf.is_symbolic_tensor(x)):
+            check_images(x, self.image_shape)
+        return x
+
     def _pixel_means(self, inputs, training) -> tf.Tensor:
         # Keras's own operations, so that `inputs` may be a `keras.Input`.
         logits = self.decoder(inputs, training=training)
@@ -110,13 +172,14 @@ class ImageModel(keras.Model):
     def generator(self) -> keras.Model:
         """Returns `decode` as a plain Keras model, to save or to export.
 
-        It shares its weights with this model, and what Keras exports of it
-        needs neither this package nor Keras:
+        It shares its weights with this model, unless that computes in 16
+        bits: then it is a copy in float32, since few programs read others.
+        What Keras exports of it needs neither this package nor Keras:
 
             vae.generator().export("generator", format="tf_saved_model")
             vae.generator().export("generator.onnx", format="onnx")
 
-        The second needs the extra `export`, and float32 networks.
+        The second needs the extra `export`.
 
         Returns:
             A `keras.Model` from latents `(batch, *latent_shape)`, in a
@@ -141,6 +204,8 @@ class ImageModel(keras.Model):
         return self._plain_model("reconstructor", "images", self.image_shape)
 
     def _plain_model(self, name, input_name, shape) -> keras.Model:
+        if not all(map(_is_float32, self.layers)):
+            return self._float32_copy()._plain_model(name, input_name, shape)
         inputs = [keras.Input(shape, name=input_name)]
         if self.num_classes is not None:
             inputs.append(keras.Input((), dtype="int32", name="labels"))
@@ -153,6 +218,18 @@ class ImageModel(keras.Model):
         model = keras.Model(inputs, outputs, name=name)
         model(inputs)  # Keras converts to ONNX only what was called before.
         return model
+
+    def _float32_copy(self):
+        copy = type(self).from_config(_in_float32(self.get_config()))
+        if not all(map(_is_float32, copy.layers)):
+            raise ValueError(
+                "Expected networks that compute in float32, to export them. "
+                f"Received: {self.decoder.dtype_policy.name}. Build the same "
+                "networks in float32 and give them these weights, as in "
+                "`vae.set_weights(this.get_weights())`."
+            )
+        copy.set_weights(self.get_weights())
+        return copy
 
     def export(self, filepath, format="tf_saved_model", *args, **kwargs):
         """As `keras.Model.export`, of the `reconstructor`: without noise."""
@@ -181,18 +258,23 @@ class ImageModel(keras.Model):
                 [0, 1] of the model's `image_shape`, or the labels not
                 those that a conditional model needs.
         """
-        x, y, sample_weight = self._checked(x, y, sample_weight)
+        x, y, sample_weight = self._checked(
+            x, y, sample_weight, needs_labels=class_weight is not None
+        )
+        test_steps = None
         if validation_data is not None:
-            validation_data = self._checked(
-                *keras.utils.unpack_x_y_sample_weight(validation_data)
-            )
+            validation_data = self._checked(validation_data)
             self._validation_id = id(validation_data[0])
-        if class_weight is not None and y is None and hasattr(x, "__array__"):
-            raise ValueError(
-                "Expected labels, which `class_weight` refers to. Received: "
-                "images alone. Pass `fit(images, labels, class_weight=…)`, "
-                "or `sample_weight`."
+            test_steps = num_batches(
+                validation_data[0], validation_batch_size or batch_size,
+                validation_steps,
             )
+        callbacks = self._callbacks(
+            callbacks, verbose, num_batches(
+                x, batch_size, steps_per_epoch,
+                0 if validation_data else validation_split,
+            ), test_steps, epochs=epochs, add_history=True,
+        )
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             shuffle = False  # Keras's default is True, and then it warns.
         try:
@@ -214,6 +296,8 @@ class ImageModel(keras.Model):
         # `fit` has looked at what it evaluates after each epoch.
         if id(x) != self._validation_id:
             x, y, sample_weight = self._checked(x, y, sample_weight)
+        size = num_batches(x, batch_size, steps)
+        callbacks = self._callbacks(callbacks, verbose, size, size)
         return super().evaluate(
             x, y, batch_size, verbose, sample_weight, steps, callbacks,
             return_dict, **kwargs,
@@ -234,7 +318,10 @@ class ImageModel(keras.Model):
         """
         x, labels, _ = self._checked(x)
         if self.num_classes is not None and labels is not None:
-            x = x, np.asarray(labels)
+            x = x, labels
+        callbacks = self._callbacks(
+            callbacks, verbose, num_batches(x, batch_size, steps)
+        )
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def predict_step(self, data):
@@ -243,25 +330,31 @@ class ImageModel(keras.Model):
         is_pair = self.num_classes is not None and labels is not None
         return self((x, labels) if is_pair else x, training=False)
 
-    def _checked(self, x, y=None, sample_weight=None) -> tuple:
-        """Looks at the data; takes a tuple `(x, y, sample_weight)` apart."""
-        is_tuple = isinstance(x, tuple) or (
-            isinstance(x, list)
-            and 1 <= len(x) <= 3
-            and np.ndim(x[0]) == 1 + len(self.image_shape)
+    def _checked(self, x, y=None, sample_weight=None, **kwargs) -> tuple:
+        return checked_inputs(
+            x,
+            y,
+            sample_weight,
+            image_shape=self.image_shape,
+            num_classes=self.num_classes,
+            **kwargs,
         )
-        if is_tuple and y is None:
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(x)
-            sample_weight = weight if sample_weight is None else sample_weight
-        if y is None:
-            x = checked_data(x, self.image_shape, self.num_classes)
-        else:
-            checked_data((x, y), self.image_shape, self.num_classes)
-        if sample_weight is not None and hasattr(x, "shape"):
-            check_weights(sample_weight, len(x))
-            if y is None:  # Keras drops the weights of what has no labels.
-                y = np.zeros(len(x), "int32")
-        return x, y, sample_weight
+
+    def _callbacks(
+        self, callbacks, verbose, steps, test_steps=None, **kwargs
+    ) -> keras.callbacks.CallbackList:
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        callbacks = EpochCallbacks(
+            callbacks,
+            add_progbar=verbose != 0,
+            verbose=verbose,
+            steps=steps,
+            model=self,
+            **{"epochs": 1, **kwargs},
+        )
+        callbacks.num_test_batches = test_steps
+        return callbacks
 
     def make_train_function(self, force: bool = False):
         if self.train_function is None or force:
@@ -340,18 +433,8 @@ class ImageModel(keras.Model):
 
         Raises:
             ValueError: if one of these is given, or `jit_compile=True` or
-                `steps_per_execution` under a strategy of several replicas,
-                or if Keras does not run on TensorFlow.
+                `steps_per_execution` under a strategy of several replicas.
         """
-        backend = keras.backend.backend()
-        if backend != "tensorflow":
-            raise ValueError(
-                "Expected Keras to run on TensorFlow: the train step of "
-                f"{type(self).__name__} is written for it (networks, losses "
-                f"and `Sampling` run anywhere). Received: the backend "
-                f"{backend}. Set KERAS_BACKEND=tensorflow before Keras is "
-                "imported."
-            )
         own = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics,
                "weighted_metrics": weighted_metrics}
         for name, value in own.items():
@@ -389,8 +472,15 @@ class ImageModel(keras.Model):
 
     # === Saving ===
 
+    def get_config(self) -> dict:
+        config = super().get_config()
+        return {key: config[key] for key in config if key != "dtype"}
+
     @classmethod
     def from_config(cls, config: dict, custom_objects=None):
+        # Keras takes some of it apart; older files have a `dtype`.
+        config = copy.deepcopy(config)
+        config.pop("dtype", None)
         return cls(
             **keras.saving.deserialize_keras_object(config, custom_objects)
         )
@@ -408,7 +498,8 @@ class ImageModel(keras.Model):
 
         Among several workers all have to call it, and the chief writes.
         """
-        is_one = max_shard_size is None
+        is_one = str(filepath).endswith(".weights.h5")
+        is_one = is_one and max_shard_size is None
         with replacing(self, filepath, overwrite, is_one) as path:
             super().save_weights(path, overwrite, max_shard_size)
 
@@ -417,6 +508,26 @@ class ImageModel(keras.Model):
 
     def load_own_variables(self, store) -> None:
         load_states(self, store)
+
+
+def _is_float32(layer) -> bool:
+    inner = getattr(layer, "layers", [])
+    is_float32 = layer.compute_dtype not in ("float16", "bfloat16")
+    return is_float32 and all(map(_is_float32, inner))
+
+
+def _in_float32(config) -> Any:
+    """The configuration of a model, without dtypes of 16 bits."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_in_float32, config))
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy":
+        return "float32"
+    config = {key: _in_float32(value) for key, value in config.items()}
+    if config.get("dtype") in ("float16", "bfloat16"):
+        config["dtype"] = "float32"
+    return config
 
 
 def weighted(losses: tf.Tensor, sample_weight) -> tf.Tensor:

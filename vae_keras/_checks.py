@@ -1,22 +1,11 @@
 """Errors that explain, in time: images, labels, sizes, networks that fit."""
 
-import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import keras
 import numpy as np
-import tensorflow as tf
-
-# Set while a batch is looked at: `image_dataset` then counts no epoch.
-peeking = threading.Event()
-
-_DIVIDE = (
-    "These look like bytes: divide by 255, as in "
-    "`images.astype('float32') / 255`, or for a dataset in "
-    "`dataset.map(lambda x: x / 255)`."
-)
-
 
 # === Numbers ===
 
@@ -85,11 +74,16 @@ def check_images(images, image_shape: Sequence[int] | None = None) -> None:
     >>> from vae_keras import check_images
     >>> check_images(np.full((1, 8, 8, 1), 0.5))
     """
+    explain_images(images, image_shape)
+
+
+def explain_images(images, image_shape, in_pairs: bool = False) -> None:
+    """As `check_images`, for images that may come with labels."""
     one = (
         ("height", "width", "channels") if image_shape is None else image_shape
     )
     trouble = _trouble_of_shape(images, image_shape, 1 + len(one))
-    trouble = trouble or _trouble_of_values(np.asarray(images))
+    trouble = trouble or _trouble_of_values(np.asarray(images), in_pairs)
     if trouble:
         received, remedy = trouble
         raise ValueError(
@@ -101,9 +95,19 @@ def check_images(images, image_shape: Sequence[int] | None = None) -> None:
 def _trouble_of_shape(images, image_shape, rank) -> tuple[str, str] | None:
     """What was received, and the remedy, unless the shape is right."""
     shape = tuple(getattr(images, "shape", ()))
+    if isinstance(images, Mapping):
+        key = "image" if "image" in images else next(iter(images), "image")
+        return f"a dictionary of {', '.join(map(repr, images))}", (
+            f"Pass `data[{key!r}]`, or `dataset.map(lambda d: d[{key!r}])`; "
+            "images and labels are a pair, `(images, labels)`."
+        )
     if not hasattr(images, "dtype"):
         remedy = "Pass one NumPy array or tensor, as from `np.stack`."
         return type(images).__name__, remedy
+    if np.asarray(images).dtype.kind == "O":
+        return "dtype object", (
+            "Convert the images: `np.stack(list(images)).astype('float32')`."
+        )
     if len(shape) != rank:
         remedy = "Reshape the images."
         if len(shape) == rank - 1 and shape == tuple(image_shape or ()):
@@ -112,6 +116,9 @@ def _trouble_of_shape(images, image_shape, rank) -> tuple[str, str] | None:
             remedy = "Add the axis of channels: `images[..., np.newaxis]`."
         return f"shape {shape}", remedy
     if image_shape is not None and shape[1:] != tuple(image_shape):
+        if shape[1:] == (image_shape[-1], *image_shape[:-1]):
+            remedy = "Move the channels last: `np.moveaxis(images, 1, -1)`."
+            return f"shape {shape}", remedy
         return f"shape {shape}", (
             "Resize the images, or build the encoder and decoder for this "
             "shape."
@@ -123,9 +130,15 @@ def _trouble_of_shape(images, image_shape, rank) -> tuple[str, str] | None:
     return None
 
 
-def _trouble_of_values(images: np.ndarray) -> tuple[str, str] | None:
+def _trouble_of_values(images, in_pairs: bool) -> tuple[str, str] | None:
     """What was received, and the remedy, unless all are in [0, 1]."""
     dtype = images.dtype
+    one = "lambda x, y: (x / 255, y)" if in_pairs else "lambda x: x / 255"
+    divide = (
+        "These look like bytes: divide by 255, as in "
+        "`images.astype('float32') / 255`, or for a dataset in "
+        f"`dataset.map({one})`."
+    )
     if dtype.kind not in "biuf":
         remedy = "Convert the images: `images.astype('float32')`."
         return f"dtype {dtype}", remedy
@@ -133,7 +146,7 @@ def _trouble_of_values(images: np.ndarray) -> tuple[str, str] | None:
     low, high = images.min(), images.max()
     if dtype.kind != "f":
         remedy = "Convert them: `images.astype('float32')`."
-        remedy = _DIVIDE if high > 1 else remedy
+        remedy = divide if high > 1 else remedy
         return f"dtype {dtype}, values from {low} to {high}", remedy
     if not (np.isfinite(low) and np.isfinite(high)):
         broken = np.sum(~np.isfinite(images))
@@ -145,13 +158,24 @@ def _trouble_of_values(images: np.ndarray) -> tuple[str, str] | None:
         return None
     remedy = "Rescale or clip the images to [0, 1]."
     if low >= 0 and 2 <= high <= 255:
-        remedy = _DIVIDE
+        remedy = divide
     elif low >= -1 and high <= 1:
         remedy = (
             "These look like [-1, 1]: rescale from [-1, 1], as in "
             "`(images + 1) / 2`."
         )
     return f"values from {low:.6g} to {high:.6g}", remedy
+
+
+def check_latents(z, latent_shape: Sequence[int]) -> None:
+    """Raises an error unless these are latents, `(batch, *latent_shape)`."""
+    shape = tuple(getattr(z, "shape", ()))
+    if len(shape) != 1 + len(latent_shape) or shape[1:] != tuple(latent_shape):
+        raise ValueError(
+            "Expected latents of shape (batch, "
+            f"{', '.join(map(str, latent_shape))}). Received: shape {shape}. "
+            "Draw them with `np.random.normal`, or take those of `encode`."
+        )
 
 
 def check_labels(labels, num_classes: int, num_images: int | None) -> None:
@@ -161,8 +185,8 @@ def check_labels(labels, num_classes: int, num_images: int | None) -> None:
         received, remedy = (
             "no labels",
             (
-                "Pass them beside the images: `fit(images, labels)`, "
-                "`image_dataset(images, batch_size, labels)`."
+                "Pass them beside the images, as in `fit(images, labels)`, "
+                "or as the argument `labels`."
             ),
         )
     elif values.ndim != 1 or num_images not in (None, len(values)):
@@ -170,13 +194,18 @@ def check_labels(labels, num_classes: int, num_images: int | None) -> None:
         received, remedy = (
             f"shape {values.shape}{count}",
             (
-                "Give each image one integer, as from `labels.ravel()` or "
-                "`one_hot.argmax(axis=-1)`."
+                "Give each image one integer, as from `np.ravel(labels)` or "
+                "`np.argmax(one_hot, axis=-1)`."
             ),
         )
     elif values.dtype.kind not in "iu":
         received = f"dtype {values.dtype}"
-        remedy = "Number the classes 0, 1, 2, …, as integers."
+        remedy = "Convert them: `np.asarray(labels).astype('int64')`."
+        if values.dtype.kind not in "bf":
+            remedy = (
+                "Number the classes 0, 1, 2, …, as with `np.unique(labels, "
+                "return_inverse=True)[1]`."
+            )
     elif np.any((values < 0) | (values >= num_classes)):
         received = f"values from {values.min()} to {values.max()}"
         remedy = "Renumber the classes, or build for more `num_classes`."
@@ -197,61 +226,6 @@ def check_weights(sample_weight, num_images: int) -> None:
             f"({num_images},). Received: shape {shape}. Take both from the "
             "same split."
         )
-
-
-def checked_data(data, image_shape, num_classes: int | None = None) -> Any:
-    """Looks at the images in what a user passes to `fit`, and at labels.
-
-    Arrays are checked whole, datasets and generators on their first batch;
-    labels only where `num_classes` is given. Returns the same data. For a
-    generator, which can be read only once, that is a new one that still
-    begins with the batch that was looked at.
-    """
-    if isinstance(data, tf.distribute.DistributedDataset):
-        return data  # Its batches lie on other devices already.
-    if hasattr(data, "__next__"):
-        first = next(data, None)
-        _check_batch(first, image_shape, num_classes)
-        return _rejoined(first, data)
-    is_array = hasattr(data, "__array__") or isinstance(data, (tuple, list))
-    if isinstance(data, keras.utils.PyDataset):
-        batch = data[0]
-    elif hasattr(data, "__iter__") and not is_array:
-        batch = _first_batch(data)
-    else:
-        batch = data
-    _check_batch(batch, image_shape, num_classes)
-    all_labels = getattr(data, "all_labels", None)  # of an `image_dataset`
-    if num_classes is not None and all_labels is not None:
-        check_labels(all_labels, num_classes, None)
-    return data
-
-
-def _first_batch(data):
-    peeking.set()
-    try:
-        return next(iter(data), None)
-    finally:
-        peeking.clear()
-
-
-def _check_batch(batch, image_shape, num_classes) -> None:
-    if batch is None:
-        raise ValueError(
-            "Expected a dataset of image batches. Received: an empty one. "
-            "Check the files or the filter that it is made from."
-        )
-    images, labels = batch, None
-    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    check_images(images, image_shape)
-    if num_classes is not None:
-        check_labels(labels, num_classes, len(images))
-
-
-def _rejoined(first, rest):
-    yield first
-    yield from rest
 
 
 # === Networks ===
@@ -281,6 +255,15 @@ def matching_shapes(
             f"of one shape. Received: tensors of shapes {shapes}. Give it "
             "one output layer for each of the two."
         )
+    if is_posterior:
+        for i, output in enumerate(("z_mean", "z_log_var")):
+            layer, activation = _last_activation(encoder, i)
+            if activation in _NEVER_NEGATIVE:
+                raise ValueError(
+                    f"Expected `encoder` to return a {output} of any sign. "
+                    f"Received: the layer {layer!r} with the activation "
+                    f"{activation!r}. Give it none."
+                )
     latent_shape = shapes[0]
     _check_decoder(
         decoder, latent_shape, image_shape, "encoder", to_means, num_classes
@@ -293,6 +276,7 @@ def matching_shapes_of_gan(decoder, discriminator) -> tuple[tuple, tuple]:
     image_shape = _input_shape(discriminator)
     latent_shape = _input_shape(decoder)
     _check_decoder(decoder, latent_shape, image_shape, "discriminator")
+    _check_logits(discriminator, "discriminator")
     shapes = _shapes(discriminator(_symbolic(image_shape)))
     if shapes[0] != (1,):
         raise ValueError(
@@ -342,6 +326,73 @@ def _check_decoder(
             f"that `{reader}` takes, {image_shape}. Received: "
             f"{decoded_shape}. Use the same `image_shape` for both."
         )
+    if not getattr(to_means, "takes_logits", True):
+        return
+    if _check_logits(decoder, "decoder") is None:
+        inputs = keras.random.normal((64, *latent_shape), seed=0)
+        if num_classes is not None:
+            inputs = [inputs, keras.ops.eye(64, num_classes)]
+        if np.min(decoder(inputs, training=False)) >= 0:
+            warnings.warn(
+                "Expected `decoder` to return logits. Received: no number "
+                "below 0 for 64 random latents. If it ends in a sigmoid, "
+                "leave that out: the loss is computed from logits.",
+                stacklevel=5,
+            )
+
+
+# Activations of Keras whose values have one sign.
+_NEVER_NEGATIVE = {"relu", "relu6", "sigmoid", "hard_sigmoid", "softplus"} | {
+    "softmax",
+    "exponential",
+    "ReLU",
+    "Softmax",
+}
+_LAYERS = ("ReLU", "Softmax", "LeakyReLU", "PReLU", "ELU")
+
+
+def _check_logits(network, argument: str) -> str | None:
+    """Raises an error if a network's outputs cannot be all real numbers.
+
+    Returns the last activation, if the network tells what that is.
+    """
+    layer, activation = _last_activation(network)
+    if activation not in (None, "linear"):
+        raise ValueError(
+            f"Expected `{argument}` to return logits, any real numbers. "
+            f"Received: the layer {layer!r} with the activation "
+            f"{activation!r}. Give it none: the loss is computed from logits."
+        )
+    return activation
+
+
+def _last_activation(network, index: int = 0) -> tuple[str, str | None]:
+    """A network's last layer with an activation, and what that is.
+
+    Only functional models tell; of others the activation is `None`.
+    """
+    tensors = keras.tree.flatten(getattr(network, "outputs", None) or [])
+    tensor = tensors[index] if tensors else None
+    while tensor is not None:
+        layers = [layer for layer in network.layers if _gives(layer, tensor)]
+        if not layers:
+            break
+        (layer, *_) = layers
+        name = type(layer).__name__
+        activation = getattr(layer, "activation", None)
+        activation = name if name in _LAYERS else activation
+        activation = getattr(activation, "__name__", activation)
+        # What only moves numbers around, or does nothing, hides no other.
+        moves = name in ("Reshape", "Flatten", "Cropping2D", "Activation")
+        if not moves or activation not in (None, "linear"):
+            return layer.name, activation
+        tensor = layer.input
+    return network.name, None
+
+
+def _gives(layer, tensor) -> bool:
+    outputs = getattr(layer, "output", None)
+    return any(output is tensor for output in keras.tree.flatten(outputs))
 
 
 def _shapes(outputs) -> list[tuple]:

@@ -40,7 +40,8 @@ def replacing(model, filepath, overwrite: bool, is_one: bool = True):
     all of them hear of an error. Folders, shards and remote storage are left
     to Keras.
     """
-    path, strategy = pathlib.Path(filepath), model.distribute_strategy
+    path, strategy = pathlib.Path(str(filepath)), model.distribute_strategy
+    is_one = is_one and isinstance(filepath, (str, os.PathLike))
     is_one = is_one and path.suffix in (".keras", ".h5")
     is_one = is_one and "://" not in str(filepath) and not path.is_dir()
     share_failed = tf.constant(1.0)

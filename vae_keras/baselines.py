@@ -76,6 +76,7 @@ class Autoencoder(ImageModel):
 
     def encode(self, x, labels=None) -> tf.Tensor:
         """Returns the codes of images, float32 `(batch, *latent_shape)`."""
+        x = self._eager_images(x)
         return tf.cast(self._codes(x, training=False), tf.float32)
 
     def call(self, x, training=None) -> tf.Tensor:
@@ -194,6 +195,9 @@ class GAN(ImageModel):
     def call(self, x, training=None) -> tf.Tensor:
         """Returns the probability that images are real, `(batch, 1)`."""
         return tf.sigmoid(self._logits(x, training))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], 1)
 
     def _logits(self, x, training) -> tf.Tensor:
         logits = _first(self.discriminator(x, training=training))

@@ -1,8 +1,9 @@
 """Images for training: MNIST, your own, and a fast pipeline for both."""
 
+import os
 import random
+import warnings
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,39 +11,53 @@ from vae_keras._checks import (
     check_images,
     integer_seed,
     is_integer,
-    peeking,
     positive_integer,
+    positive_integers,
 )
+from vae_keras._inputs import peeking
 from vae_keras.mnist import load_mnist as load_mnist
+
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+# What red, green and blue add to grey, in the JPEG standard.
+_LUMINANCE = np.array([[0.299], [0.587], [0.114]], "float32")
 
 
 def images_from_folder(
     folder, image_size, color_mode: str = "rgb"
 ) -> np.ndarray:
-    """Reads the pictures of a folder, PNG or JPEG of any sizes, as one array.
+    """Reads the pictures of a folder, of any sizes, as one array.
 
-    Keras finds them, in subfolders too. Each is cropped in the middle to the
-    proportions of `image_size`, then scaled: each new pixel is the mean of
-    those that it covers.
+    They are found in subfolders and behind links too, but not where names
+    begin with a dot. Each comes as a viewer shows it: turned as the camera
+    noted, over white where it is transparent, and the first one if it
+    moves. It is cropped in the middle to the proportions of `image_size`,
+    then scaled: each new pixel is the mean of those that it covers.
 
-    For more pictures than fit in memory, give `fit` a dataset:
+    More pictures than fit in memory are read when a batch needs them:
 
-        dataset = keras.utils.image_dataset_from_directory(
-            folder, labels=None, image_size=(64, 64), batch_size=64
-        )
-        vae.fit(dataset.map(lambda x: x / 255))
+        class Pictures(keras.utils.PyDataset):
+            def __len__(self):
+                return math.ceil(len(files) / 64)
+
+            def __getitem__(self, i):
+                return images_from_folder(files[64 * i : 64 * (i + 1)], 64)
+
+        files = glob.glob(f"{folder}/**/*.jpg", recursive=True)
+        random.shuffle(files)
+        vae.fit(Pictures())
 
     Args:
-        folder: the folder's path.
+        folder: the folder's path, or a list of the paths of files.
         image_size: `(height, width)` of the result, or one number for both.
         color_mode: `"rgb"` or `"grayscale"`, whatever the files have.
 
     Returns:
         float32 `(n, height, width, 3 or 1)` in [0, 1], sorted by the
-        files' paths.
+        files' paths, or as the list is.
 
     Raises:
-        ValueError: if there are no such files, or names a broken one.
+        ValueError: if there are no PNG, JPEG, GIF, WebP or BMP files, or
+            names one that is broken.
 
     Example:
     >>> from sklearn.datasets import images
@@ -50,32 +65,104 @@ def images_from_folder(
     >>> images_from_folder(images.__path__[0], (32, 48)).shape
     (2, 32, 48, 3)
     """
-    dataset = keras.utils.image_dataset_from_directory(
-        folder,
-        labels=None,
-        color_mode=color_mode,
-        batch_size=None,
-        image_size=image_size,
-        shuffle=False,
-        seed=0,  # Else it takes a number from NumPy's global generator.
-        interpolation="area",
-        crop_to_aspect_ratio=True,
-        verbose=False,
-    )
-    shape = dataset.element_spec.shape
-    images = np.empty((len(dataset.file_paths), *shape), "float32")
-    pictures = dataset.as_numpy_iterator()
-    for i, path in enumerate(dataset.file_paths):
-        try:
-            images[i] = next(pictures)
-        except tf.errors.OpError as error:
-            raise ValueError(
-                "Expected pictures that can be decoded. Received: "
-                f"{path}, which cannot. Mend it or take it out of the folder."
-            ) from error
+    from PIL import Image
+
+    sizes = positive_integers("image_size", image_size)
+    if len(sizes) not in (1, 2):
+        raise ValueError(
+            "Expected `image_size` to be (height, width), or one number for "
+            f"both. Received: image_size={image_size!r}. Leave the channels "
+            "to `color_mode`."
+        )
+    height, width = sizes * 2 if len(sizes) == 1 else sizes
+    if color_mode not in ("rgb", "grayscale"):
+        raise ValueError(
+            "Expected `color_mode` to be 'rgb' or 'grayscale'. Received: "
+            f"color_mode={color_mode!r}. Use 'grayscale' for one channel."
+        )
+    is_folder = isinstance(folder, (str, os.PathLike))
+    paths = _pictures_in(folder) if is_folder else list(folder)
+    if not paths:
+        raise ValueError(
+            f"Expected a folder of pictures ({', '.join(_ENDINGS)}). Received: "
+            f"{folder}, which holds none, or is no folder. Check the path."
+        )
+    channels = 3 if color_mode == "rgb" else 1
+    images = np.empty((len(paths), height, width, channels), "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd notes of the camera
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for i, path in enumerate(paths):
+            try:
+                picture = _read_picture(path, height, width)
+            except (
+                Image.DecompressionBombWarning,
+                Image.DecompressionBombError,
+            ) as error:
+                raise ValueError(
+                    f"Expected pictures of at most {Image.MAX_IMAGE_PIXELS:,} "
+                    f"pixels. Received: {path}, which claims more. Scale it "
+                    "down, or, if all files can be trusted, set "
+                    "`PIL.Image.MAX_IMAGE_PIXELS` to what you need."
+                ) from error
+            except Exception as error:  # Pillow raises many kinds.
+                raise ValueError(
+                    "Expected pictures that can be decoded. Received: "
+                    f"{path}, which cannot. Mend it or take it out of the "
+                    "folder."
+                ) from error
+            if channels == 1 and picture.shape[2] == 3:
+                picture = picture @ _LUMINANCE
+            images[i] = picture
     images /= 255
     # The mean of many pixels may be rounded to a little more than 1.
     return np.minimum(images, 1, out=images)
+
+
+def _pictures_in(folder) -> list[str]:
+    """The paths of all pictures, folder by folder, sorted in each."""
+    paths, entered = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:  # Links may lead back to where they are.
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths += [
+            os.path.join(parent, name)
+            for name in sorted(files)
+            if name[0] != "." and name.lower().endswith(_ENDINGS)
+        ]
+    return paths
+
+
+def _read_picture(path, height: int, width: int) -> np.ndarray:
+    """One picture, from 0 to 255, float32 `(height, width, 1 or 3)`."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as picture:
+        ImageOps.exif_transpose(picture, in_place=True)
+        clear = picture.info.get("transparency")
+        mode = "L" if picture.mode in ("1", "L") else "RGB"
+        mode = "RGBA" if picture.has_transparency_data else mode
+        is_deep = picture.mode.startswith("I")  # 16 bits of grey
+        if not is_deep and picture.mode != mode:
+            picture = picture.convert(mode)
+        pixels = np.asarray(picture)
+    if pixels.ndim == 2:
+        pixels = pixels[..., np.newaxis]
+    rows = max(1, min(pixels.shape[0], pixels.shape[1] * height // width))
+    columns = max(1, min(pixels.shape[1], pixels.shape[0] * width // height))
+    top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
+    pixels = pixels[top : top + rows, left : left + columns]
+    if is_deep:
+        pixels = np.where(pixels == clear, 255, np.float32(pixels) / 257)
+    elif pixels.shape[2] == 4:
+        alpha = np.float32(pixels[..., 3:]) / 255
+        pixels = 255 + alpha * (np.float32(pixels[..., :3]) - 255)
+    with tf.device("CPU"):
+        return tf.image.resize(pixels, (height, width), "area").numpy()
 
 
 def image_dataset(
@@ -218,7 +305,7 @@ def image_dataset(
         tf.data.experimental.AutoShardPolicy.DATA
     )
     dataset = dataset.with_options(options)
-    # For `checked_data`.
+    # For `checked_inputs`.
     dataset.all_labels = labels  # pyright: ignore[reportAttributeAccessIssue]
     return dataset
 

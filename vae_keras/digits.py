@@ -43,10 +43,17 @@ def build_classifier(filters: Sequence[int] = (16, 32, 64)) -> keras.Model:
     images = h = keras.Input(_IMAGE_SHAPE, name="images")
     for channels in positive_integers("filters", filters):
         convolution = keras.layers.Conv2D(
-            channels, 3, padding="same", activation="relu"
+            channels,
+            3,
+            padding="same",
+            activation="relu",
+            data_format="channels_last",
         )
-        h = keras.layers.MaxPooling2D()(convolution(h))
-    h = keras.layers.Dropout(0.4)(keras.layers.Flatten()(h))
+        h = keras.layers.MaxPooling2D(data_format="channels_last")(
+            convolution(h)
+        )
+    h = keras.layers.Flatten(data_format="channels_last")(h)
+    h = keras.layers.Dropout(0.4)(h)
     h = keras.layers.Dense(
         64, activation="relu", dtype="float32", name="features"
     )(h)

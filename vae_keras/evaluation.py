@@ -106,6 +106,8 @@ def importance_weighted_nll(
     latent_axes = list(range(2, 2 + len(latent_shape)))
     root: Any = tf.random.fold_in(tf.constant([0, 0]), seed)
 
+    # The logarithm of 0, but finite, for `tf.debugging.enable_check_numerics`.
+    nothing = tf.constant(-1e300, tf.float64)
     size = min(_BLOCK_SIZE, num_samples)
     num_blocks = -(-num_samples // _BLOCK_SIZE)
 
@@ -140,14 +142,14 @@ def importance_weighted_nll(
             log_weights = tf.cast(log_ratio, tf.float64) - nll
             # Of the last block, only as many samples as were asked for.
             is_asked = block * _BLOCK_SIZE + tf.range(size) < num_samples
-            log_weights = tf.where(is_asked, log_weights, -np.inf)
+            log_weights = tf.where(is_asked, log_weights, nothing)
             terms = tf.concat([log_sum[:, tf.newaxis], log_weights], axis=1)
             return block + 1, tf.reduce_logsumexp(terms, axis=1)
 
         _, log_sum = tf.while_loop(
             lambda block, log_sum: block < num_blocks,
             add_block,
-            (0, tf.fill(tf.shape(x)[:1], tf.constant(-np.inf, tf.float64))),
+            (0, tf.fill(tf.shape(x)[:1], nothing)),
             # Two at a time: one fills the pauses of the other. By default it
             # would be ten, and take five times the memory.
             parallel_iterations=2,

@@ -64,9 +64,16 @@ class Sampling(keras.layers.Layer):
         self.seed_generator = _ReplicaSeedGenerator(
             self.seed, name="seed_generator"
         )
+        self.built = True
 
     def call(self, inputs):
         z_mean, z_log_var = inputs
+        if tuple(z_mean.shape) != tuple(z_log_var.shape):
+            raise ValueError(
+                "Expected z_mean and z_log_var of one shape. Received: "
+                f"{tuple(z_mean.shape)} and {tuple(z_log_var.shape)}. Give "
+                "each latent a mean and a log-variance of its own."
+            )
         epsilon = keras.random.normal(
             ops.shape(z_mean), dtype=z_mean.dtype, seed=self.seed_generator
         )

@@ -40,8 +40,12 @@ class Likelihood(keras.layers.Layer):
     ... )
     """
 
+    # Whether the decoder's outputs are logits, which have any sign.
+    takes_logits = False
+
     def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+        # Means and losses are float32, whatever the policy.
+        super().__init__(autocast=False, **kwargs)
         self.built = True
 
     def nll(self, x, outputs):
@@ -68,11 +72,16 @@ class Bernoulli(Likelihood):
     0.5
     """
 
+    takes_logits = True
+
     def nll(self, x, outputs):
         return bernoulli_nll(x, outputs)
 
     def mean(self, outputs):
         return ops.sigmoid(ops.cast(outputs, "float32"))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -82,7 +91,7 @@ class ContinuousBernoulli(Likelihood):
     With λ = sigmoid(l) this is λˣ (1 − λ)¹⁻ˣ, divided by its integral:
 
         −log p(x|z) = log ∫₀¹ exp(l t) dt − l x
-                    = log(sinh(l/2) / (l/2)) + l (½ − x)
+                    = log((1 − exp(−|l|)) / |l|) + max(l, 0) − l x
 
     per pixel. The mean of x is ½ + ½ coth(l/2) − 1/l, and not λ. Both are
     finite for any l, and exact around l = 0, where x is uniform.
@@ -99,16 +108,21 @@ class ContinuousBernoulli(Likelihood):
         arXiv:1907.06845.
     """
 
+    takes_logits = True
+
     def nll(self, x, outputs):
         x, logits = ops.cast(x, "float32"), ops.cast(outputs, "float32")
         is_near, near, far = _around_zero(logits)
         square, size = near * near, ops.abs(far)
-        log_sinhc = ops.where(
+        log_sinhc = square * (1 / 24 - square * (1 / 2880 - square / 181440))
+        # Of large logits, no two terms that are large take each other away.
+        away = size * ops.where(far > 0, 1 - x, x)
+        nll = ops.where(
             is_near,
-            square * (1 / 24 - square * (1 / 2880 - square / 181440)),
-            size / 2 + ops.log(-ops.expm1(-size) / size),
+            log_sinhc + near * (0.5 - x),
+            away + ops.log(-ops.expm1(-size)) - ops.log(size),
         )
-        return sum_per_example(log_sinhc + logits * (0.5 - x))
+        return sum_per_example(nll)
 
     def mean(self, outputs):
         is_near, near, far = _around_zero(ops.cast(outputs, "float32"))
@@ -118,6 +132,9 @@ class ContinuousBernoulli(Likelihood):
             0.5 + near * (1 / 12 - square * (1 / 720 - square / 30240)),
             0.5 + 0.5 / ops.tanh(far / 2) - 1 / far,
         )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def _around_zero(logits):
@@ -149,6 +166,7 @@ class Gaussian(Likelihood):
 
     Attributes:
         log_scale: log σ, a trainable weight.
+        scale: σ. To set it sets the weight.
 
     Example:
     >>> import numpy as np
@@ -164,14 +182,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, initial_scale: float = 0.1, **kwargs):
         super().__init__(**kwargs)
-        is_number = isinstance(initial_scale, numbers.Real)
-        if not (is_number and 0 < initial_scale < float("inf")):
-            raise ValueError(
-                "Expected `initial_scale` to be a positive finite number. "
-                f"Received: initial_scale={initial_scale!r}. Use 0.1 for "
-                "images in [0, 1]."
-            )
-        self.initial_scale = float(initial_scale)
+        self.initial_scale = _positive("initial_scale", initial_scale)
         self.log_scale = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(initial_scale)),
@@ -179,6 +190,15 @@ class Gaussian(Likelihood):
             autocast=False,
             name="log_scale",
         )
+
+    @property
+    def scale(self) -> float:
+        """σ, which may be set."""
+        return float(ops.exp(self.log_scale))
+
+    @scale.setter
+    def scale(self, scale: float):
+        self.log_scale.assign(math.log(_positive("scale", scale)))
 
     def nll(self, x, outputs):
         difference = ops.cast(x, "float32") - self.mean(outputs)
@@ -189,8 +209,21 @@ class Gaussian(Likelihood):
     def mean(self, outputs):
         return ops.cast(outputs, "float32")
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         return {**super().get_config(), "initial_scale": self.initial_scale}
+
+
+def _positive(argument: str, value) -> float:
+    number = float(value) if isinstance(value, numbers.Real) else 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"Expected `{argument}` to be a positive finite number. "
+            f"Received: {argument}={value!r}. Use 0.1 for images in [0, 1]."
+        )
+    return number
 
 
 _BY_NAME = {

@@ -30,9 +30,10 @@ class VAE(ImageModel):
             `[z_mean, z_log_var]`, two tensors of one shape.
         decoder: a Keras model, latents of that shape to the likelihood's
             parameters, such as logits `(batch, *image_shape)`.
-        beta: the weight of the KL term. 1 gives the ELBO. The weight in
-            force is the variable `vae.beta`, which a callback may change
-            during training; `val_loss` always uses the value given here.
+        beta: the weight of the KL term. 1 gives the ELBO. `vae.beta = 4.0`
+            changes it for good. The weight in force is the variable
+            `vae.beta`, which a callback may `assign` to during training;
+            `val_loss` does not follow that.
         seed: int or `None`, the seed of the noise, as in `Sampling`.
         likelihood: p(x|z): `"bernoulli"`, `"continuous_bernoulli"` for grey
             pixels, `"gaussian"` for colour and natural images, or a
@@ -43,8 +44,9 @@ class VAE(ImageModel):
     pairs (labels are ignored), as arrays, `tf.data` datasets or
     generators. The metrics `loss`, `reconstruction_loss` and `kl_loss` are
     means over the examples of an epoch, with sample weights Σ wℓ / n.
-    Validation noise is fixed, so two evaluations agree, and evaluating
-    does not move the training noise. Networks that do not fit together, and
+    Validation noise is fixed, so two evaluations agree (with one
+    `jit_compile`: XLA draws other normals), and evaluating does not move
+    the training noise. Networks that do not fit together, and
     other arguments than these, are a `ValueError`.
 
     Example:
@@ -74,17 +76,9 @@ class VAE(ImageModel):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        is_number = isinstance(beta, numbers.Real) and not isinstance(
-            beta, bool
-        )
-        if not (is_number and 0 <= beta < float("inf")):
-            raise ValueError(
-                "Expected `beta` to be a finite number, zero or greater. "
-                f"Received: beta={beta!r}. Leave it out for the ELBO."
-            )
+        self._target_beta = _checked_beta(beta)
         self.encoder = encoder
         self.decoder = decoder
-        self.target_beta = float(beta)
         self.seed = integer_seed(seed)
         if self._takes_labels:
             self.num_classes = number_of_classes(encoder)
@@ -98,7 +92,7 @@ class VAE(ImageModel):
         self._check_latents()
 
         self._add_noise(self.seed)
-        self.beta = self.add_weight(
+        self._beta = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(beta),
             dtype="float32",
@@ -111,6 +105,22 @@ class VAE(ImageModel):
 
     def _check_latents(self):
         """For subclasses that take only some shapes of latents."""
+
+    @property
+    def beta(self) -> keras.Variable:
+        """The weight of the KL term in force. To set it sets both weights."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float):
+        self._target_beta = _checked_beta(beta)
+        self._beta.assign(beta)
+        self.test_function = None  # It has the old weight compiled in.
+
+    @property
+    def target_beta(self) -> float:
+        """The weight that `val_loss` uses, and that warm-up ends with."""
+        return self._target_beta
 
     # === Using the model ===
 
@@ -125,6 +135,7 @@ class VAE(ImageModel):
         Returns:
             Two float32 tensors `(batch, *latent_shape)`.
         """
+        x = self._eager_images(x)
         inputs = self._given(x, labels)
         z_mean, z_log_var = self.encoder(inputs, training=False)
         return tf.cast(z_mean, tf.float32), tf.cast(z_log_var, tf.float32)
@@ -255,3 +266,14 @@ class ConditionalVAE(VAE):
     """
 
     _takes_labels = True
+
+
+def _checked_beta(beta) -> float:
+    is_number = isinstance(beta, numbers.Real) and not isinstance(beta, bool)
+    number = float(beta) if is_number else -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError(
+            "Expected `beta` to be a finite number, zero or greater. "
+            f"Received: beta={beta!r}. Leave it out for the ELBO."
+        )
+    return number

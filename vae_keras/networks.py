@@ -11,10 +11,14 @@ too small to be halved so often, are a `ValueError`.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from vae_keras._checks import positive_integer, positive_integers
+
+# As images have it here, whatever Keras is set to.
+_CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 
 
 def mlp_encoder(
@@ -45,7 +49,7 @@ def mlp_encoder(
     """
     image_shape = positive_integers("image_shape", image_shape)
     images = keras.Input(image_shape, name="images")
-    h = keras.layers.Flatten()(images)
+    h = flattened(images, 28 * 28)
     inputs, h = _with_labels(images, h, num_classes)
     h = _dense_layers(h, hidden_units, "relu")
     return keras.Model(inputs, posterior(h, latent_dim), name="encoder")
@@ -126,7 +130,7 @@ def conv_encoder(
     """
     layout = Layout(image_shape, filters, depth, num_blocks)
     images = keras.Input(layout.image_shape, name="images")
-    h = keras.layers.Flatten()(image_to_map(images, layout))
+    h = flattened(image_to_map(images, layout), 7 * 7 * 64)
     inputs, h = _with_labels(images, h, num_classes)
     h = _dense_layers(h, hidden_units, "silu")
     return keras.Model(inputs, posterior(h, latent_dim), name="encoder")
@@ -195,6 +199,23 @@ def posterior(h, latent_dim: int, prefix: str = "z_") -> list:
     ]
 
 
+def flattened(h, width: int):
+    """Applies the layers that make one vector of features.
+
+    Adam moves each weight by its learning rate, so what the next layer
+    gives moves with the number of its inputs: with the 49,152 of a picture
+    of 128 × 128, z_log_var runs away in the first steps. Vectors wider than
+    `width` are scaled down so that it moves as with `width` inputs.
+
+    Args:
+        h: images or features, `(batch, height, width, channels)`.
+        width: up to how many features stay as they are.
+    """
+    h = keras.layers.Flatten(**_CHANNELS_LAST)(h)
+    scale = width / h.shape[-1]
+    return h if scale >= 1 else keras.layers.Rescaling(scale)(h)
+
+
 class Layout:
     """The sizes of the maps between an image and its latents.
 
@@ -253,9 +274,11 @@ def image_to_map(images, layout: Layout):
     Args:
         images, layout: a `keras.Input` of `layout.image_shape`, a `Layout`.
     """
-    h = keras.layers.ZeroPadding2D(layout.padding)(images)
+    h = keras.layers.ZeroPadding2D(layout.padding, **_CHANNELS_LAST)(images)
     for patch, channels in layout.stages:
-        h = keras.layers.Conv2D(channels, patch, strides=patch)(h)
+        h = keras.layers.Conv2D(
+            channels, patch, strides=patch, **_CHANNELS_LAST
+        )(h)
         for _ in range(layout.num_blocks):
             h = _residual_block(h)
     return keras.layers.Activation("silu")(h)
@@ -274,10 +297,10 @@ def map_to_logits(h, layout: Layout):
         h = keras.layers.Activation("silu")(h)
         dtype = None if i else "float32"  # the logits
         h = keras.layers.Conv2DTranspose(
-            channels[i], patch, strides=patch, dtype=dtype
+            channels[i], patch, strides=patch, dtype=dtype, **_CHANNELS_LAST
         )(h)
     crop = keras.layers.Cropping2D(
-        layout.padding, dtype="float32", name="logits"
+        layout.padding, dtype="float32", name="logits", **_CHANNELS_LAST
     )
     return crop(h)
 
@@ -286,6 +309,7 @@ def _residual_block(h):
     """Adds to a map what two convolutions make of it: at first, nothing."""
     update = keras.layers.Activation("silu")(h)
     arguments = {"filters": h.shape[-1], "kernel_size": 3, "padding": "same"}
+    arguments |= _CHANNELS_LAST
     update = keras.layers.Conv2D(
         **arguments, activation="silu", kernel_initializer="he_normal"
     )(update)

@@ -7,17 +7,25 @@ What cannot be drawn is a `ValueError`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from vae_keras._checks import positive_integer
+from vae_keras._checks import check_images, is_integer, positive_integer
+from vae_keras._inputs import as_array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vae_keras.models import VAE
+
+
+# The looks of classes: a marker for each ten, in matplotlib's ten colours of
+# Petroff, "Accessible Color Sequences for Data Visualization", 2021,
+# arXiv:2107.02270.
+_MARKERS = "os^DvPX*<>"
+_DOTS = {"s": 3, "alpha": 0.6, "linewidths": 0}
 
 
 def plot_images(
@@ -27,7 +35,8 @@ def plot_images(
 
     Args:
         images: floats in [0, 1], `(n, height, width, channels)`, with 1
-            channel (grey) or 3 (colour).
+            channel (grey) or 3 (colour). Means of Gaussian pixels may be a
+            little outside, and NaN is drawn as a gap.
         columns: images in a row; by default about √n.
         titles: optional, one for each image, written above it.
 
@@ -74,20 +83,19 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
     """Draws images above their reconstructions through the posterior mean.
 
     Args:
-        vae: a model whose `predict` gives pixel means in [0, 1].
-        images: floats in [0, 1], `(n, height, width, channels)`.
+        vae: a `VAE` or an `Autoencoder`.
+        images: floats in [0, 1], `(n, *image_shape)`.
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
         A matplotlib `Figure` of two rows.
     """
-    images = _as_images(images)
+    images = _as_input(vae, images, labels)
     reconstructions = vae.predict(
         (images, labels), batch_size=len(images), verbose=0
     )
-    figure = plot_images(
-        np.concatenate([images, reconstructions]), columns=len(images)
-    )
+    rows = np.concatenate([images, reconstructions])
+    figure = plot_images(rows.clip(0, 1), columns=len(images))
     height = images.shape[1]
     axes = figure.axes[0]
     axes.axis("on")
@@ -98,7 +106,13 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
     return figure
 
 
-def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
+def plot_latent_space(
+    vae: "VAE",
+    images,
+    labels=None,
+    *,
+    names: Sequence | Mapping | None = None,
+) -> "Figure":
     """Draws the posterior means of images, and a contour of the prior.
 
     With more than two latent dimensions, the means are projected on their
@@ -106,21 +120,20 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
 
     Args:
         vae: a `VAE`, or an `Autoencoder`, whose codes are drawn.
-        images: floats in [0, 1], `(n, height, width, channels)`.
-        labels: optional integers `(n,)`, drawn as colours; a
-            `ConditionalVAE` needs them to encode.
+        images: floats in [0, 1], `(n, *image_shape)`.
+        labels: optional classes `(n,)`, at most 100, numbers or strings. A
+            `ConditionalVAE` needs them to encode, as integers. Ten colours,
+            which differ to colour-blind eyes too, serve ten classes; the
+            next ten have another marker.
+        names: what to call the classes: `names[label]`, from a list or a
+            dictionary. By default they are called by their labels.
 
     Returns:
         A matplotlib `Figure`. The dashed circles hold 50 % and 95 % of the
         prior N(0, I).
     """
-    if labels is not None and len(labels) != len(images):
-        raise ValueError(
-            "Expected as many labels as images. Received: "
-            f"{len(images)} images and {len(labels)} labels. Take both from "
-            "the same split."
-        )
-    images = _as_images(images)
+    images, labels = _as_input(vae, images, labels), as_array(labels)
+    index, class_names = _classes(labels, names)
     outputs = vae.encoder.predict(
         vae._given(images, labels), batch_size=1000, verbose=0
     )
@@ -132,36 +145,32 @@ def plot_latent_space(vae: "VAE", images, labels=None) -> "Figure":
             f"{z_mean.shape[1]}. For one latent number, draw a histogram of "
             "`vae.encode(images)[0]`."
         )
-    names = ["$z_1$", "$z_2$"]
+    axis_names = ["$z_1$", "$z_2$"]
     if z_mean.shape[1] > 2:
         z_mean = z_mean - z_mean.mean(axis=0)
         _, _, components = np.linalg.svd(z_mean, full_matrices=False)
         z_mean = z_mean @ components[:2].T
-        names = ["first principal component", "second principal component"]
-    figure, axes = _subplots(figsize=(6, 5.2))
-    points = axes.scatter(
-        *z_mean.T,
-        c=labels,
-        cmap=None if labels is None else "tab10",
-        s=3,
-        alpha=0.6,
-        linewidths=0,
-    )
+        axis_names = ["first principal component", "second principal component"]
+    if labels is None:
+        figure, axes = _subplots(figsize=(6, 5.2))
+        axes.scatter(*z_mean.T, **_DOTS)
+    else:
+        figure, (axes, beside) = _subplots(
+            1, 2, figsize=(6, 5.2), width_ratios=(20, 1)
+        )
+        _draw_classes(axes, z_mean, index, beside, class_names)
     for probability in (0.5, 0.95):
         # The radius within which a 2-D standard normal has that mass.
         radius = np.sqrt(-2 * np.log(1 - probability))
         axes.add_patch(_circle(radius))
-    if labels is not None:
-        classes = np.unique(labels)
-        points.set_clim(classes.min() - 0.5, classes.max() + 0.5)
-        bar = figure.colorbar(points, ax=axes, ticks=classes, label="label")
-        bar.solids.set_alpha(1)
-    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
     axes.set_aspect("equal", adjustable="datalim")
     return figure
 
 
-def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
+def plot_latent_grid(
+    vae: "VAE", columns: int = 16, *, label: int | None = None
+) -> "Figure":
     """Draws what the decoder makes of a grid over a 2-D latent space.
 
     The grid is even in probability: its lines lie at the prior's quantiles
@@ -170,6 +179,7 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
     Args:
         vae: a `VAE` with latents of shape `(2,)`.
         columns: the number of grid points n along each axis.
+        label: of a `ConditionalVAE`, the class to draw.
 
     Returns:
         A matplotlib `Figure`; the axes tell z₁ and z₂ of the pictures, z₂
@@ -182,10 +192,18 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
             "`plot_interpolation`."
         )
     columns = positive_integer("columns", columns)
+    classes: Any = vae.num_classes
+    if classes and not (is_integer(label) and 0 <= label < classes):
+        raise ValueError(
+            "Expected `label` to be the class to draw, an integer from 0 to "
+            f"{classes - 1}. Received: label={label!r}. Draw one class, as in "
+            "`plot_latent_grid(vae, label=0)`."
+        )
     quantiles = _normal_quantiles((np.arange(columns) + 0.5) / columns)
     # z₂ falls from row to row, as the vertical axis of a plot does.
     z = [(z_1, z_2) for z_2 in quantiles[::-1] for z_1 in quantiles]
-    images = np.asarray(vae.decode(np.array(z, "float32")))
+    labels = np.full(len(z), label) if classes else None
+    images = np.asarray(vae.decode(np.array(z, "float32"), labels))
     height, width = images.shape[1:3]
     figure, axes = _subplots(figsize=(6, 6 * height / width))
     _draw(axes, _mosaic(images, columns, gap=0))
@@ -198,61 +216,102 @@ def plot_latent_grid(vae: "VAE", columns: int = 16) -> "Figure":
     return figure
 
 
-def plot_interpolation(vae: "VAE", start, end, steps: int = 10) -> "Figure":
+def plot_interpolation(
+    vae: "VAE", start, end, labels=None, *, steps: int = 10
+) -> "Figure":
     """Draws the way from images to others, straight in latent space.
 
     Args:
         vae: a `VAE` or an `Autoencoder`.
-        start: images, `(n, height, width, channels)`.
+        start: floats in [0, 1], `(n, *image_shape)`.
         end: images of the same shape.
+        labels: of a `ConditionalVAE`, integers `(n,)`: the class of each
+            pair, and of all pictures between.
         steps: pictures on each way, both ends included.
 
     Returns:
         A matplotlib `Figure` with a row for each pair of images.
     """
     steps = positive_integer("steps", steps)
-    start, end = _as_images(start), _as_images(end)
+    start, end = _as_input(vae, start, labels), _as_input(vae, end)
     if start.shape != end.shape:
         raise ValueError(
             "Expected `start` and `end` of one shape. Received: "
             f"{start.shape} and {end.shape}. Pass pairs, as many of one as "
             "of the other."
         )
-    encoded = keras.tree.flatten(vae.encode(np.concatenate([start, end])))
-    z_start, z_end = np.split(np.asarray(encoded[0]), 2)
+    of_ends = of_steps = None
+    if labels is not None:
+        of_ends, of_steps = np.tile(labels, 2), np.repeat(labels, steps)
+    encoded = vae.encode(np.concatenate([start, end]), of_ends)
+    z_start, z_end = np.split(np.asarray(keras.tree.flatten(encoded)[0]), 2)
     z = np.linspace(z_start, z_end, steps, axis=1)  # (n, steps, *latent)
-    images = vae.decode(z.reshape(-1, *z_start.shape[1:]).astype("float32"))
-    return plot_images(images, columns=steps)
+    z = z.reshape(-1, *z_start.shape[1:]).astype("float32")
+    images = np.asarray(vae.decode(z, of_steps))
+    return plot_images(images.clip(0, 1), columns=steps)
 
 
-def plot_history(history) -> "Figure":
+def plot_history(history, *, validation_freq=None) -> "Figure":
     """Draws each loss over the epochs, training and validation together.
 
+    The file of a `keras.callbacks.CSVLogger` is drawn by
+
+        plot_history(np.genfromtxt("log.csv", delimiter=",", names=True))
+
     Args:
-        history: what `fit` returns, or its `history` dictionary: values in
-            nats per image.
+        history: what `fit` returned; or a dictionary or table, of values by
+            name, NaN where an epoch has none. Its `"epoch"`, if any, counts
+            from 0, as Keras does; else the values stand at 1, 2, 3, …
+            Losses are in nats per image.
+        validation_freq: as in `fit`, where only some epochs have a
+            validation value; by default the one number that fits what
+            `fit` returned.
 
     Returns:
         A matplotlib `Figure` with a panel for each loss and metric.
     """
-    logs: Mapping = getattr(history, "history", history)
+    logs = _as_columns(getattr(history, "history", history))
+    epochs = getattr(history, "epoch", logs.pop("epoch", None))
     order = ["loss", "reconstruction_loss", "kl_loss"]
     names = [name for name in order if name in logs]
     names += [n for n in logs if n not in order and n[:4] != "val_"]
-    if not names:
+    if not any(logs[name].size for name in names):
         raise ValueError(
-            "Expected the history of a training. Received: an empty one. "
-            "Pass what `fit` returned, after at least one epoch."
+            "Expected the history of a training. Received: an empty one, or "
+            f"none at all ({type(history).__name__}). Pass what `fit` "
+            "returned, after at least one epoch."
         )
+    if epochs is None:
+        epochs = range(max(len(logs[name]) for name in names))
+    epochs = np.array(epochs, "float64", ndmin=1) + 1
+    if not np.all(np.diff(epochs) > 0):
+        raise ValueError(
+            "Expected epochs that rise. Received: "
+            f"{np.array2string(epochs, threshold=10)}. To number the values "
+            "1, 2, 3, …, pass a dictionary without 'epoch'."
+        )
+    freqs = [validation_freq]
+    if validation_freq is None:
+        # A dictionary may be of several trainings: what fits proves nothing.
+        is_one = hasattr(history, "history")
+        freqs = range(2, int(epochs[-1]) + 1) if is_one else []
+    elif not hasattr(validation_freq, "__iter__"):
+        positive_integer("validation_freq", validation_freq)
+    curves = {}
+    for name in names:
+        curves[name] = _placed(name, logs[name], epochs, [])
+        if not np.isnan(logs.get(f"val_{name}", np.nan)).all():
+            validation = f"val_{name}"
+            curves[validation] = _placed(
+                validation, logs[validation], epochs, freqs
+            )
     figure, panels = _subplots(
         1, len(names), figsize=(3.4 * len(names), 2.8), squeeze=False
     )
     for name, axes in zip(names, panels[0], strict=True):
-        epochs = np.arange(1, len(logs[name]) + 1)
-        axes.plot(epochs, logs[name], marker=".", label="training")
-        if f"val_{name}" in logs:
-            values = logs[f"val_{name}"]
-            axes.plot(epochs, values, marker=".", label="validation")
+        axes.plot(*curves[name], marker=".", label="training")
+        if f"val_{name}" in curves:
+            axes.plot(*curves[f"val_{name}"], marker=".", label="validation")
         axes.set(title=name, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0, 0].set_ylabel("nats per image")
@@ -274,13 +333,150 @@ def _subplots(*args, **kwargs):
 
 def _as_images(images) -> np.ndarray:
     """Returns images as an array; refuses what cannot be drawn."""
-    images = keras.ops.convert_to_numpy(images)
+    images = keras.ops.convert_to_numpy(as_array(images))
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(
             "Expected images of shape (n, height, width, 1 or 3). Received: "
-            f"shape {images.shape}. A single image is `image[np.newaxis]`."
+            f"shape {images.shape}. A single image is `image[np.newaxis]`, "
+            "grey ones without channels are `images[..., np.newaxis]`, and "
+            "of other channels draw one, `images[..., :1]`."
+        )
+    if images.dtype.kind in "OSU":
+        check_images(images)  # This explains what is wrong.
+    known = np.where(np.isfinite(images), images, 0)
+    low, high = known.min(), known.max()
+    # Gaussian means lie around [0, 1]; this is bytes, or [-1, 1].
+    if low < -1 or high > 2 or (low < -0.5 and high < 1.01):
+        check_images(known)
+    return images
+
+
+def _as_input(vae, images, labels=None) -> np.ndarray:
+    """Returns images as an array; refuses what the model does not encode."""
+    if not vae.has_encoder:
+        raise ValueError(
+            "Expected a model that encodes images. Received: a "
+            f"{type(vae).__name__}, which does not. Draw what it generates, "
+            "as in `plot_images(model.generate(64))`."
+        )
+    images = as_array(images)
+    check_images(images, vae.image_shape)
+    images = keras.ops.convert_to_numpy(images)
+    if labels is not None and np.shape(labels)[:1] != (len(images),):
+        raise ValueError(
+            "Expected as many labels as images. Received: "
+            f"{len(images)} images and {np.size(labels)} labels, of shape "
+            f"{np.shape(labels)}. Take both from the same split."
         )
     return images
+
+
+def _classes(labels, names) -> tuple[np.ndarray, list[str]]:
+    """Each image's class, counted from 0, and what the classes are called."""
+    if labels is None:
+        if names is not None:
+            raise ValueError(
+                "Expected labels, which `names` refers to. Received: names "
+                "alone. Pass `labels` too."
+            )
+        return np.array([]), []
+    labels = np.asarray(labels)
+    if labels.dtype == object:  # as pandas keeps strings
+        labels = np.array(labels.tolist())
+    if labels.ndim != 1 or labels.dtype.kind not in "biufU":
+        raise ValueError(
+            "Expected labels of shape (n,), numbers or strings. Received: "
+            f"shape {labels.shape}, {labels.dtype}. Give each image one, as "
+            "from `labels.ravel()` or `one_hot.argmax(axis=-1)`."
+        )
+    classes, index = np.unique(labels, return_inverse=True)
+    most = 10 * len(_MARKERS)
+    if len(classes) > most:
+        raise ValueError(
+            f"Expected at most {most} classes. Received: {len(classes)} "
+            "different labels. Draw some of them, or put them into groups."
+        )
+    texts = classes.tolist()
+    if names is not None:
+        known = names if isinstance(names, Mapping) else dict(enumerate(names))
+        nameless = [label for label in texts if label not in known]
+        if nameless:
+            raise ValueError(
+                "Expected `names` to have a name for each label. Received: "
+                f"{len(known)} names, and none for {nameless[0]!r}. Pass a "
+                "list of the names of labels 0, 1, 2, …, or a dictionary "
+                "from labels to names."
+            )
+        texts = [known[label] for label in texts]
+    return index, [str(text) for text in texts]
+
+
+def _draw_classes(axes, points, index, beside, class_names) -> None:
+    """Draws points `(n, 2)` of classes, and a legend in the axes beside."""
+    import matplotlib as mpl
+    from matplotlib.lines import Line2D
+
+    colors = np.array(mpl.color_sequences["petroff10"])
+    dots = _DOTS if len(class_names) <= 10 else {**_DOTS, "s": 12}
+    for group in np.unique(index // 10):
+        is_shown = index // 10 == group
+        axes.scatter(
+            *points[is_shown].T,
+            c=colors[index[is_shown] % 10],
+            marker=_MARKERS[group],
+            **dots,
+        )
+    beside.axis("off")
+    legend = beside.legend(
+        [
+            Line2D(
+                [], [], ls="", color=colors[i % 10], marker=_MARKERS[i // 10]
+            )
+            for i in range(len(class_names))
+        ],
+        class_names,
+        title="label",
+        loc="center left",
+        frameon=False,
+        ncols=-(-len(class_names) // 20),
+    )
+    width = legend.get_window_extent().width / legend.figure.dpi
+    legend.figure.set_figwidth(max(6, 5 + width))
+
+
+def _as_columns(logs) -> dict[str, np.ndarray]:
+    """A dictionary of arrays `(epochs,)`, of a dictionary or a table."""
+    names = getattr(getattr(logs, "dtype", None), "names", None)
+    if names is None:
+        names = logs.keys() if hasattr(logs, "keys") else ()
+    return {name: np.array(logs[name], "float64", ndmin=1) for name in names}
+
+
+def _placed(name, values, epochs, freqs) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs of values, and the values; NaN is left out.
+
+    If there are fewer values than epochs, one of `freqs` has to fit.
+    """
+    places = [epochs]
+    if len(values) != len(epochs):
+        places = [
+            epochs[
+                np.isin(epochs, list(freq))
+                if hasattr(freq, "__iter__")
+                else epochs % freq == 0
+            ]
+            for freq in freqs
+        ]
+    places = {tuple(place) for place in places if len(place) == len(values)}
+    if len(places) != 1:
+        raise ValueError(
+            f"Expected a value of {name!r} for each epoch. Received: "
+            f"{len(values)} values for {len(epochs)} epochs. Put NaN where "
+            "an epoch has none, or pass `validation_freq`, a number or a "
+            "list of epochs; pass merged histories as a dictionary."
+        )
+    is_known = ~np.isnan(values)
+    return np.array(places.pop())[is_known], values[is_known]
 
 
 def _mosaic(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
@@ -300,21 +496,28 @@ def _mosaic(images: np.ndarray, columns: int, gap: int) -> np.ndarray:
 
 def _draw(axes, mosaic: np.ndarray) -> None:
     if mosaic.shape[2] == 3:
-        # The means of Gaussian pixels may leave [0, 1].
-        mosaic = np.nan_to_num(mosaic, nan=1.0).clip(0, 1)
+        from matplotlib.colors import to_rgb
+
+        # Colours have no gaps of their own, as grey pixels have.
+        background = to_rgb(axes.figure.get_facecolor())
+        mosaic = np.where(np.isnan(mosaic), background, mosaic).clip(0, 1)
     axes.imshow(
         mosaic.squeeze(axis=2) if mosaic.shape[2] == 1 else mosaic,
         cmap="gray",
         vmin=0,
         vmax=1,
+        origin="upper",  # whatever a style sheet says
     )
+    axes.grid(False)
     axes.axis("off")
 
 
 def _circle(radius: float):
+    from matplotlib import rcParams
     from matplotlib.patches import Circle
 
-    return Circle((0, 0), radius, fill=False, linestyle="--", color="black")
+    color = rcParams["text.color"]  # light in a dark style
+    return Circle((0, 0), radius, fill=False, linestyle="--", color=color)
 
 
 def _normal_quantiles(probabilities: np.ndarray) -> np.ndarray:

@@ -102,7 +102,9 @@ def density_coverage(
 ) -> tuple[float, float]:
     """Returns density and coverage, which outliers harm less.
 
-    Both use the balls of `precision_recall` around real images only.
+    Both use the balls of `precision_recall` around real images only, rims
+    included (≤, as in the paper; the package `prdc` has <, so that exact
+    copies differ: 1.2 here for k = 5, and 1.0 there).
     *Density* is the mean number of balls that a sample lies in, over k.
     *Coverage* is the share of the balls with a sample in them.
 
@@ -174,7 +176,8 @@ def _radii(features: np.ndarray, num_neighbors: int) -> np.ndarray:
         )
     neighbors = NearestNeighbors(n_neighbors=num_neighbors).fit(features)
     distances, _ = neighbors.kneighbors()  # without the row itself
-    return distances[:, -1]
+    # The neighbour is on the rim, whichever way its distance is rounded.
+    return distances[:, -1] * (1 + 1e-7)
 
 
 def _num_balls(points, centers, radii) -> np.ndarray:

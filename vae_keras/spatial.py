@@ -8,6 +8,7 @@ from vae_keras._checks import positive_integer, positive_integers
 from vae_keras.models import VAE
 from vae_keras.networks import (
     Layout,
+    flattened,
     image_to_map,
     map_to_logits,
     posterior,
@@ -112,7 +113,7 @@ def spatial_encoder(
     if not factored:
         return keras.Model(images, posterior(h, num_maps), name="encoder")
     height, width, _ = layout.map_shape
-    h = keras.layers.Flatten()(h)
+    h = flattened(h, 7 * 7 * 64)
     for units in positive_integers("hidden_units", hidden_units):
         h = keras.layers.Dense(units, activation="silu")(h)
     statistics = []
@@ -153,7 +154,9 @@ def spatial_decoder(
     layout = Layout(image_shape, filters, depth, num_blocks)
     height, width, channels = layout.map_shape
     z = keras.Input((height, width, num_maps), name="z")
-    h = keras.layers.Conv2D(channels, 3, padding="same")(z)
+    h = keras.layers.Conv2D(
+        channels, 3, padding="same", data_format="channels_last"
+    )(z)
     return keras.Model(z, map_to_logits(h, layout), name="decoder")
 
 
