@@ -91,6 +91,18 @@ def test_requested_digits_are_recognised(mnist_test):
     assert cells[3] == f"{np.mean(expected):.1%}"
 
 
+def test_fewer_bits_cost_what_the_docs_say():
+    results = result("quantized")
+    assert (results["images"], results["epochs"]) == (10_000, 10)
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for kind in ("bfloat16", "int8"):
+        more = [run[kind] - run["float32"] for run in results["runs"]]
+        _, _, cell = cells_of("quantized", kind)
+        assert cell == f"{min(more):+.3f} to {max(more):+.3f}"
+        assert cell in text
+        assert max(map(abs, more)) < 0.1
+
+
 def test_spatial_models_are_those_of_the_package():
     """The parameters in the table, derived again."""
     results = result("spatial")

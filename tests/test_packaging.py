@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 
@@ -323,6 +324,35 @@ def test_a_plain_install_brings_neither_notebooks_nor_extras(wheel):
     optional |= {"ipython", "ipykernel", "notebook", "onnx"}
     optional -= {"psutil"}  # TensorFlow Datasets needs it, too.
     assert sorted(names & optional) == []
+
+
+@pytest.mark.slow
+def test_a_source_distribution_is_the_repository(tmp_path):
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        cwd=ROOT,
+        text=True,
+    )
+    if listing.returncode:
+        pytest.skip("not a git repository")
+    names = listing.stdout.rstrip("\0").split("\0")
+    names = {name for name in names if (ROOT / name).exists()}
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    (tmp_path / "dist").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    (path,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert sorted(names - packed) == []
 
 
 # === Dependencies ===

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from vae_keras._checks import check_images, check_labels, positive_integer
 from vae_keras._saving import moved_into_place
-from vae_keras.evaluation import active_units, kl_per_dimension
+from vae_keras.evaluation import _mean_kl, _num_active, _posteriors
 from vae_keras.plotting import _as_images, _mosaic
 
 
@@ -104,14 +104,13 @@ class CollapseMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _check_vae(self)
-        self._measure(active_units)  # It raises what it has to, now.
+        self._measure()  # It raises what it has to, now.
         self.kl_per_dimension = []
         self._warned = False
 
     def on_epoch_end(self, epoch, logs=None):
         try:
-            kl = self._measure(kl_per_dimension)
-            num_active = self._measure(active_units)
+            kl, num_active = self._measure()
         except ValueError:  # The model gives NaN: others stop the training.
             return
         self.kl_per_dimension.append(kl)
@@ -127,8 +126,9 @@ class CollapseMonitor(keras.callbacks.Callback):
                 "`beta` or a lower learning rate."
             )
 
-    def _measure(self, function):
-        return function(self.model, self.images, self.labels)
+    def _measure(self) -> tuple[np.ndarray, int]:
+        found = _posteriors(self.model, self.images, self.labels)
+        return _mean_kl(*found), _num_active(found[0])
 
 
 def _check_vae(callback: keras.callbacks.Callback) -> None:

@@ -216,6 +216,11 @@ def active_units(vae, images, labels=None, *, threshold: float = 0.01) -> int:
     True
     """
     z_mean, _ = _posteriors(vae, images, labels)
+    return _num_active(z_mean, threshold)
+
+
+def _num_active(z_mean: np.ndarray, threshold: float = 0.01) -> int:
+    """Counts the dimensions of means `(n, …)` that vary."""
     if len(z_mean) < 2:
         raise ValueError(
             "Expected two images or more: units are active when they vary "
@@ -242,7 +247,11 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
     >>> vae_keras.kl_per_dimension(vae, images).shape
     (2,)
     """
-    z_mean, z_log_var = _posteriors(vae, images, labels)
+    return _mean_kl(*_posteriors(vae, images, labels))
+
+
+def _mean_kl(z_mean: np.ndarray, z_log_var: np.ndarray) -> np.ndarray:
+    """The KL of each dimension of posteriors, the mean over images."""
     kl = 0.5 * (np.square(z_mean) + np.expm1(z_log_var) - z_log_var)
     return kl.mean(axis=0)
 
