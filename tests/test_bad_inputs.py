@@ -248,6 +248,12 @@ def encoder_with(z_mean=None, z_log_var=None):
     return keras.Model(x, outputs)
 
 
+def with_a_sample():
+    """As the encoder of keras.io's example."""
+    z = vae_keras.Sampling()(ENCODER.outputs)
+    return keras.Model(ENCODER.inputs, [*ENCODER.outputs, z])
+
+
 def gan_of(generator, activation):
     discriminator = keras.Sequential(
         [
@@ -359,6 +365,9 @@ OTHERS = {
         r"shape \(3, 5\)": lambda vae: vae.decode(np.zeros((3, 5))),
         r"shape \(2,\)": lambda vae: vae.decode(np.zeros(2)),
     },
+    r"encoder.outputs\[:2\]": {
+        "tensors of shapes": lambda vae: vae_with(with_a_sample()),
+    },
     "one output layer for each": {
         "tensors of shapes": lambda vae: vae_with(DECODER, ENCODER),
     },
@@ -429,6 +438,11 @@ def test_networks_that_look_odd_and_are_right():
     vae_with(encoder_with(z_mean="tanh", z_log_var="tanh"))
     vae_keras.baselines.Autoencoder(encoder_with("relu", "relu"), DECODER)
     gan_of(DECODER, None)
+
+
+def test_an_encoder_without_its_sample_is_taken():
+    encoder = with_a_sample()
+    vae_with(keras.Model(encoder.inputs, encoder.outputs[:2]))
 
 
 def test_networks_that_do_not_tell_are_tried():

@@ -250,10 +250,15 @@ def matching_shapes(
     shapes = _shapes(outputs)
     is_pair = isinstance(outputs, (list, tuple)) and len(shapes) == 2
     if is_posterior and not (is_pair and shapes[0] == shapes[1]):
+        remedy = "Give it one output layer for each of the two."
+        if len(shapes) == 3:  # As in keras.io's example, a sample z as well.
+            remedy = (
+                "The model draws z itself: pass `keras.Model(encoder.inputs, "
+                "encoder.outputs[:2])`."
+            )
         raise ValueError(
             "Expected `encoder` to return [z_mean, z_log_var], two tensors "
-            f"of one shape. Received: tensors of shapes {shapes}. Give it "
-            "one output layer for each of the two."
+            f"of one shape. Received: tensors of shapes {shapes}. {remedy}"
         )
     if is_posterior:
         for i, output in enumerate(("z_mean", "z_log_var")):
