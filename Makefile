@@ -166,8 +166,8 @@ $(shell test ! -e .venv/ready || $(RUN) -c '' 2> /dev/null || rm .venv/ready)
 	3.12 or 3.13 with venv was found$(if $(PYTHON), (not $(PYTHON))). \
 	Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "Setting up .venv with $$($(PYTHON) --version): some minutes, once"
-	@trap : INT; $(PYTHON) -m venv $(if $(wildcard $@),,--clear) .venv || \
-	$(stop)
+	@trap : INT; $(PYTHON) -m venv $(if $(wildcard $@),,--clear) .venv \
+	2> /dev/null || $(stop)
 	@test -e $@ || rm -rf build/passed build/ran; rm -f $@
 	@echo "1 of 3: pip"
 	@$(PIP) --upgrade pip setuptools || $(stop)
