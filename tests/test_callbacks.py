@@ -102,6 +102,20 @@ def test_the_weight_is_whole_outside_of_training_epochs(
     assert logs["kl_loss"] > 0.1
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_weight_is_whole_after_an_interruption(small_vae, images, error):
+    def stop(batch, logs):
+        assert float(vae.beta) == 0
+        raise error
+
+    vae = small_vae(beta=2.0)
+    vae.compile("sgd")
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(error):
+        fit(vae, images, KLWarmUp(8), callback)
+    assert float(vae.beta) == 2
+
+
 # === CollapseMonitor ===
 
 

@@ -284,6 +284,10 @@ class ImageModel(keras.Model):
                 initial_epoch, steps_per_epoch, validation_steps,
                 validation_batch_size, validation_freq,
             )
+        except BaseException:  # Keras tells its callbacks nothing of it.
+            for callback in callbacks.callbacks:
+                getattr(callback, "on_train_interrupted", lambda: None)()
+            raise
         finally:
             self._validation_id = None
 

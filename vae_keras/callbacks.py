@@ -64,6 +64,9 @@ class KLWarmUp(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.model.beta.assign(self.model.target_beta)
 
+    def on_train_interrupted(self):  # by an error, or by Ctrl-C
+        self.on_train_end()
+
 
 class CollapseMonitor(keras.callbacks.Callback):
     """Measures after each epoch how many latent dimensions are in use.
