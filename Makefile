@@ -3,8 +3,8 @@
 #                  compared with its stored outputs
 # make notebooks   the series: figures/, artifacts/, copies in build/notebooks
 # make store       the same, and stores the outputs in notebooks/
-# make -j2 ...     two notebooks at a time
 #
+# Two notebooks run at a time; `make JOBS= ...` runs one, `make -j4 ...` four.
 # All set up .venv first if needed. What has passed with these sources has a
 # stamp under build/ and runs again only after a change that it depends on.
 
@@ -49,14 +49,14 @@ check: lint
 	@echo "Lint, types and quick tests have passed with these sources."
 
 test: check
-	@$(call run,build/passed/slow)
-	@$(call run,$(NOTEBOOKS:%=build/passed/%))
+	@$(call run,build/passed/alone)
+	@$(call run,build/passed/slow $(NOTEBOOKS:%=build/passed/%))
 	@echo "Everything has passed with these sources."
 
 # One clean run, one notebook at a time: some outputs are seconds.
 store: .venv/ready
 	@rm -rf build/ran
-	@MAKEFLAGS= $(MAKE) --no-print-directory notebooks
+	@MAKEFLAGS= $(MAKE) --no-print-directory JOBS= notebooks
 	@cp build/notebooks/[0-9]*.ipynb notebooks
 	@touch build/ran/*
 
@@ -79,7 +79,8 @@ clean:
 
 # $(call run,stamps) brings them up to date. If a part fails, its end and how
 # to repeat it are the last things on the screen, whatever ran beside it.
-run = rm -f build/failed; $(MAKE) --no-print-directory $(1) || \
+JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
+run = rm -f build/failed; $(MAKE) $(JOBS) --no-print-directory $(1) || \
 	{ cat build/failed 2> /dev/null; exit 1; }
 
 # $(call part,command) runs it, says how long it took and leaves the stamp $@,
@@ -101,14 +102,17 @@ build/passed/ruff: $(ALL) $(LOCK)
 build/passed/types: $(PACKAGE) pyproject.toml .ci/overrides.json $(LOCK)
 	$(call part,$(TYPES) && $(TYPES) --project .ci/overrides.json)
 
-# Two at a time, but what starts processes or measures runs by itself.
+# Two at a time, but what measures runs by itself.
 build/passed/quick: SELECT := -n 2 -m "not slow and not alone"
-build/passed/slow: SELECT := -m "slow or alone"
-build/passed/quick build/passed/slow: $(ALL) $(LOCK)
+build/passed/alone: SELECT := -m "alone"
+build/passed/quick build/passed/alone: $(ALL) $(LOCK)
 	@mkdir -p $(@D); touch $@.new
 	@echo '$(@F): unit tests, $(SELECT)'
 	@$(UNITS) $(SELECT)
 	@mv $@.new $@
+
+build/passed/slow: $(ALL) $(LOCK)
+	$(call part,$(UNITS) -m "slow and not alone")
 
 # Where notebooks run: they write figures and artifacts and read the rest.
 OWN_FIGURES = build/series/figures/$(firstword $(subst _, ,$*))_*
