@@ -64,7 +64,7 @@ class Sampling(keras.layers.Layer):
         self.seed_generator = _ReplicaSeedGenerator(
             self.seed, name="seed_generator"
         )
-        self.built = True
+        self.built = type(self).build is keras.layers.Layer.build
 
     def call(self, inputs):
         z_mean, z_log_var = inputs

@@ -46,7 +46,8 @@ class Likelihood(keras.layers.Layer):
     def __init__(self, **kwargs):
         # Means and losses are float32, whatever the policy.
         super().__init__(autocast=False, **kwargs)
-        self.built = True
+        # A subclass may have something to build.
+        self.built = type(self).build is keras.layers.Layer.build
 
     def nll(self, x, outputs):
         raise NotImplementedError
