@@ -323,6 +323,8 @@ def test_a_plain_install_brings_neither_notebooks_nor_extras(wheel):
     assert optional >= {"jupyter", "scikit-learn", "scipy", "onnxruntime"}
     optional |= {"ipython", "ipykernel", "notebook", "onnx"}
     optional -= {"psutil"}  # TensorFlow Datasets needs it, too.
+    if importlib.metadata.version("tensorflow") < "2.21":
+        optional -= {"tensorboard"}  # It was a part of TensorFlow.
     assert sorted(names & optional) == []
 
 

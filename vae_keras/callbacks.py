@@ -65,7 +65,8 @@ class KLWarmUp(keras.callbacks.Callback):
         self.model.beta.assign(self.model.target_beta)
 
     def on_train_interrupted(self):  # by an error, or by Ctrl-C
-        self.on_train_end()
+        if hasattr(self.model, "target_beta"):
+            self.on_train_end()
 
 
 class CollapseMonitor(keras.callbacks.Callback):
