@@ -206,7 +206,7 @@ def forms_of(x, y, w):
     yield "weights alone, dataset", pairs, False, True
 
 
-@models(slow=["SpatialVAE", "Autoencoder", "GAN"])
+@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
 @pytest.mark.filterwarnings("ignore:.*`shuffle=False`")
 def test_every_form_of_data_is_alike(name):
     """In `fit`, as `validation_data`, in `evaluate` and in `predict`."""
@@ -261,7 +261,7 @@ def test_every_form_of_data_is_alike(name):
         check("sample_weight alone", True, BATCH, X, sample_weight=W)
 
 
-@every_model
+@models(slow=["SpatialVAE", "GAN"])
 def test_arguments_by_position_are_those_of_keras(name):
     """They pass no check by, and mean the same."""
     model = compiled(name)
@@ -311,7 +311,7 @@ def test_means_are_over_examples(name, fixed_noise):
     assert first(steps_of(model)[0]) == expected
 
 
-@every_model
+@models(slow=["SpatialVAE"])
 def test_weights_multiply_the_losses_of_examples(name, fixed_noise):
     """Means are Σ wℓ / n, and so are gradients: both are linear in w."""
     model = scaled(compiled(name, keras.optimizers.SGD(0.01)))
@@ -384,7 +384,7 @@ def assert_trained_alike(one, other):
         np.testing.assert_allclose(values, expected[metric], rtol=1e-4)
 
 
-@every_model
+@models(slow=["SpatialVAE", "Autoencoder"])
 def test_graph_eager_and_several_steps_agree(name):
     eager = trained(name, EAGER)
     graph = trained(name, {**GRAPH, "steps_per_execution": 2})
@@ -436,7 +436,7 @@ def counting(model):
 
 
 @pytest.mark.xla
-@models(slow=["SpatialVAE"])
+@models(slow=["SpatialVAE", "Autoencoder", "GAN"])
 def test_xla_agrees_and_a_subclass_adds_a_metric_and_a_log(name, fixed_noise):
     data, expected = (X[:16], Y[:16]), None
     for how in (EAGER, {**XLA, "steps_per_execution": 2}):
@@ -470,7 +470,7 @@ def test_training_reaches_the_networks(name):
         assert np.any(variable.numpy() != value), variable.path
 
 
-@every_model
+@models(slow=["SpatialVAE", "Autoencoder"])
 def test_evaluating_does_not_move_the_training_noise(name):
     one, other = compiled(name), compiled(name)
     run = {"batch_size": 20}
@@ -487,7 +487,7 @@ def test_evaluating_does_not_move_the_training_noise(name):
 # === Mixed precision ===
 
 
-@every_model
+@models(slow=["SpatialVAE", "Autoencoder", "GAN"])
 @pytest.mark.parametrize(
     ("policy", "epsilon"),
     [("mixed_bfloat16", 2**-8), ("mixed_float16", 2**-11)],
@@ -599,7 +599,7 @@ def test_reconstructions_are_decoded_codes(name):
         np.testing.assert_array_equal(model.encode(X)[0], model.encode(X, Y)[0])
 
 
-@every_model
+@models(slow=["SpatialVAE", "GAN"])
 def test_training_lowers_the_loss(name):
     """But for adversaries, whose losses say little."""
     model = compiled(name, keras.optimizers.Adam(0.01), how=GRAPH)
@@ -745,7 +745,7 @@ def test_config_round_trip(name):
         ]
 
 
-@models(slow=["SpatialVAE"])
+@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder"])
 def test_a_file_holds_all(name, tmp_path):
     """The weights, the training's state, and all random states."""
     model = compiled(name, change=with_random_layers)
@@ -845,7 +845,7 @@ def two():
     return strategy
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder"])
+@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
 def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
     """Also where a replica's share of the last batch is smaller or empty."""
     sgd = functools.partial(keras.optimizers.SGD, 1e-4)

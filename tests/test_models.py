@@ -177,13 +177,15 @@ def test_beta_and_the_learning_rate_change_without_a_new_trace(pictures, how):
     assert len(traces) == num_traces
 
 
-@pytest.mark.xla
 @pytest.mark.parametrize(
     "how",
     [
         {},
         {"run_eagerly": True},
-        {"jit_compile": True, "steps_per_execution": 2},
+        pytest.param(
+            {"jit_compile": True, "steps_per_execution": 2},
+            marks=[pytest.mark.slow, pytest.mark.xla],
+        ),
     ],
 )
 def test_beta_may_be_set(pictures, tmp_path, how):

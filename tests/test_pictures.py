@@ -39,10 +39,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "digits"))
-        for name in SETTINGS
-    ],
+    [pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS],
 )
 def test_pictures_are_learned(name):
     """Some epochs of a small VAE; every fifth picture is held out."""

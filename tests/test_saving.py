@@ -108,6 +108,7 @@ def test_a_killed_run_resumes_exactly(pictures, tmp_path):
     assert_close(vae.get_weights(), trained(pictures, 4).get_weights(), rtol=0)
 
 
+@pytest.mark.slow
 def test_a_backup_resumes_exactly(pictures, tmp_path):
     """Keras's own callback, of a training that is interrupted."""
 
@@ -190,6 +191,7 @@ def test_folders_and_shards(tmp_path):
     assert_close(vae.get_weights(), other.get_weights(), rtol=0)
 
 
+@pytest.mark.slow
 def test_the_best_model_is_kept(pictures, tmp_path):
     vae = new_vae()
     vae.compile(keras.optimizers.Adam(1e-2))
