@@ -44,8 +44,8 @@ notebooks: .venv/ready
 lint: .venv/ready
 	@$(call run,build/passed/ruff build/passed/types)
 
-check: lint
-	@$(call run,build/passed/quick)
+check: .venv/ready
+	@$(call run,build/passed/ruff build/passed/types build/passed/quick)
 	@echo "Lint, types and quick tests have passed with these sources."
 
 test: check

@@ -28,7 +28,13 @@ def wide(vae, factor=3.0):
 
 @pytest.mark.parametrize(
     "mode",
-    [{}, {"jit_compile": True, "steps_per_execution": 3}],
+    [
+        {},
+        pytest.param(
+            {"jit_compile": True, "steps_per_execution": 3},
+            marks=[pytest.mark.slow, pytest.mark.xla],
+        ),
+    ],
     ids=["graph", "xla, 3 steps"],
 )
 def test_weight_rises_in_a_straight_line(small_vae, images, mode):

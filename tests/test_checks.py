@@ -222,7 +222,13 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (i > 1))
+        for i, name in enumerate(PIPELINES)
+    ],
+)
 def test_looking_costs_no_epoch(images, name):
     def new_data(seed):
         x = images[:12, 10:14, 10:14]

@@ -341,7 +341,7 @@ def test_weights_multiply_the_losses_of_examples(name, fixed_noise):
         assert_steps_close(found[1], expected[1], rtol=1e-5)
 
 
-@every_model
+@models(slow=["SpatialVAE"])
 def test_regularizers_are_in_the_loss_alone(name, fixed_noise):
     plain = scaled(compiled(name, keras.optimizers.SGD(1e-4)))
     model = compiled(name, keras.optimizers.SGD(1e-4), change=regularized)
@@ -454,7 +454,7 @@ def test_xla_agrees_and_a_subclass_adds_a_metric_and_a_log(name, fixed_noise):
         assert_close(steps, expected[1], atol=2e-5)
 
 
-@every_model
+@models(slow=["SpatialVAE"])
 def test_training_reaches_the_networks(name):
     model = compiled(name, change=with_random_layers)
     networks = [x for x in model.layers if isinstance(x, keras.Model)]
@@ -700,7 +700,7 @@ def test_compile_refuses_other_losses(name):
     assert isinstance(model.optimizer, keras.optimizers.RMSprop)
 
 
-@every_model
+@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
 def test_the_private_name_of_keras_may_go(name, monkeypatch):
     """One is overridden, for several replicas only, and no other."""
     model, private = compiled(name), "_maybe_symbolic_build"

@@ -166,6 +166,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_goes_on_exactly(pictures, tmp_path):
     """Pictures, the weight of the KL term, losses and weights."""
 

@@ -342,6 +342,7 @@ def with_optimizer(config):
 @pytest.mark.parametrize(
     "tamper", [with_layer, with_activation, with_optimizer]
 )
+@pytest.mark.slow
 def test_a_file_cannot_bring_code(pictures, tmp_path, monkeypatch, tamper):
     trained(pictures, 1).save(tmp_path / "good.keras")
     with (
