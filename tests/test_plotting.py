@@ -33,6 +33,7 @@ def _no_show(monkeypatch):
         raise AssertionError("plt.show() was called")
 
     monkeypatch.setattr(plt, "show", show)
+    plt.close("all")  # what other files have left open
     yield
     plt.close("all")
 
