@@ -8,11 +8,8 @@ import keras
 import tensorflow as tf
 
 from vae_keras._base import ImageModel, weighted
-from vae_keras._checks import (
-    integer_seed,
-    matching_shapes,
-    matching_shapes_of_gan,
-)
+from vae_keras._checks import integer_seed
+from vae_keras._matching import matching_shapes, matching_shapes_of_gan
 from vae_keras.losses import bernoulli_nll
 
 

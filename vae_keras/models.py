@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from vae_keras import likelihoods
 from vae_keras._base import ImageModel, weighted
-from vae_keras._checks import integer_seed, matching_shapes, number_of_classes
+from vae_keras._checks import integer_seed
+from vae_keras._matching import matching_shapes, number_of_classes
 from vae_keras.losses import gaussian_kl
 
 
