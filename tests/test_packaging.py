@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import vae_keras
 import vae_keras.mnist
@@ -323,7 +324,7 @@ def test_a_plain_install_brings_neither_notebooks_nor_extras(wheel):
     assert optional >= {"jupyter", "scikit-learn", "scipy", "onnxruntime"}
     optional |= {"ipython", "ipykernel", "notebook", "onnx"}
     optional -= {"psutil"}  # TensorFlow Datasets needs it, too.
-    if importlib.metadata.version("tensorflow") < "2.21":
+    if Version(importlib.metadata.version("tensorflow")) < Version("2.21"):
         optional -= {"tensorboard"}  # It was a part of TensorFlow.
     assert sorted(names & optional) == []
 
