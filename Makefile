@@ -142,9 +142,11 @@ $(BOTH:=/04_generation): %/04_generation: %/03_training
 $(BOTH:=/06_evaluation): %/06_evaluation: %/03_training %/05_convolutional_vae
 $(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
 	$(RESULTS)/spatial.json
-$(BOTH:=/08_limitations): %/08_limitations: %/03_training \
+$(BOTH:=/10_limitations): %/10_limitations: %/03_training \
 	%/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
-$(BOTH:=/10_scaling_out): %/10_scaling_out: $(RESULTS)/scaling.json \
+$(BOTH:=/09_the_article_line_by_line): %/09_the_article_line_by_line: \
+	%/05_convolutional_vae
+$(BOTH:=/12_scaling_out): %/12_scaling_out: $(RESULTS)/scaling.json \
 	examples/multi_worker.py
 
 # === The environment ===

@@ -22,6 +22,9 @@ def pytest_runtest_teardown(item, nextitem):
     item.cell.outputs = [
         output for output in item.test_outputs if output.get("name") != "stderr"
     ]
+    for output in item.cell.outputs:
+        if "image/png" in output.get("data", {}):
+            output.metadata["alt"] = item.cell.metadata.get("alt", "")
     if nextitem is None:
         notebook = item.parent.nb
         notebook.cells = [

@@ -18,7 +18,10 @@ BUILD = pathlib.Path(__file__).resolve().parents[1] / "build"
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
-    """Removes from the outputs what differs from machine to machine."""
+    """Removes from the outputs what differs from machine to machine.
+
+    A figure gets the alt text that its cell's metadata has under "alt".
+    """
     notebook.metadata = {
         "kernelspec": {
             "display_name": "Python 3",
@@ -35,6 +38,9 @@ def clean(notebook: nbformat.NotebookNode) -> None:
                 for output in cell.outputs
                 if output.get("name") != "stderr"
             ]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.metadata["alt"] = cell.metadata.get("alt", "")
 
 
 def main(path: pathlib.Path) -> None:

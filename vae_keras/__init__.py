@@ -6,6 +6,7 @@ from vae_keras import (  # noqa: F401
     digits,
     likelihoods,
     sample_quality,
+    schematics,
 )
 from vae_keras._checks import check_images
 from vae_keras.data import image_dataset, images_from_folder, load_mnist

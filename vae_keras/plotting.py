@@ -29,7 +29,11 @@ _DOTS = {"s": 3, "alpha": 0.6, "linewidths": 0}
 
 
 def plot_images(
-    images, columns: int | None = None, titles: Sequence | None = None
+    images,
+    columns: int | None = None,
+    titles: Sequence | None = None,
+    *,
+    row_labels: Sequence | None = None,
 ) -> "Figure":
     """Draws images as one grid, filled row by row.
 
@@ -39,6 +43,7 @@ def plot_images(
             little outside, and NaN is drawn as a gap.
         columns: images in a row; by default about √n.
         titles: optional, one for each image, written above it.
+        row_labels: optional, one for each row, written on its left.
 
     Returns:
         A matplotlib `Figure`.
@@ -60,6 +65,13 @@ def plot_images(
         columns = int(np.ceil(np.sqrt(len(images))))
     columns = positive_integer("columns", columns)
     columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ValueError(
+            f"Expected a label for each row. Received: {rows} rows of "
+            f"{columns} images and {len(row_labels)} labels. Pass as many "
+            "labels as rows, or set `columns`."
+        )
     # Titles need more room than the thin line between images.
     gap = 1 if titles is None else max(1, images.shape[1] // 3)
     mosaic = _mosaic(images, columns, gap)
@@ -76,6 +88,14 @@ def plot_images(
             va="bottom",
             fontsize=9,
         )
+    if row_labels is not None:
+        step = images.shape[1] + gap
+        middles = np.arange(rows) * step + (images.shape[1] - 1) / 2
+        axes.axis("on")
+        axes.set_frame_on(False)
+        axes.set_xticks([])
+        axes.set_yticks(middles, [str(label) for label in row_labels])
+        axes.tick_params(length=0)
     return figure
 
 
@@ -94,16 +114,11 @@ def plot_reconstructions(vae: "VAE", images, labels=None) -> "Figure":
     reconstructions = vae.predict(
         (images, labels), batch_size=len(images), verbose=0
     )
-    rows = np.concatenate([images, reconstructions])
-    figure = plot_images(rows.clip(0, 1), columns=len(images))
-    height = images.shape[1]
-    axes = figure.axes[0]
-    axes.axis("on")
-    axes.set_frame_on(False)
-    axes.set_xticks([])
-    axes.set_yticks([height / 2, height * 1.5 + 1], ["image", "reconstruction"])
-    axes.tick_params(length=0)
-    return figure
+    return plot_images(
+        np.concatenate([images, reconstructions]).clip(0, 1),
+        columns=len(images),
+        row_labels=["image", "reconstruction"],
+    )
 
 
 def plot_latent_space(
@@ -124,7 +139,8 @@ def plot_latent_space(
         labels: optional classes `(n,)`, at most 100, numbers or strings. A
             `ConditionalVAE` needs them to encode, as integers. Ten colours,
             which differ to colour-blind eyes too, serve ten classes; the
-            next ten have another marker.
+            next ten have another marker. Up to 20 classes also have their
+            name written at the median of their points.
         names: what to call the classes: `names[label]`, from a list or a
             dictionary. By default they are called by their labels.
 
@@ -268,7 +284,8 @@ def plot_history(history, *, validation_freq=None) -> "Figure":
             `fit` returned.
 
     Returns:
-        A matplotlib `Figure` with a panel for each loss and metric.
+        A matplotlib `Figure` with a panel for each loss and metric, one
+        below the other.
     """
     logs = _as_columns(getattr(history, "history", history))
     epochs = getattr(history, "epoch", logs.pop("epoch", None))
@@ -306,16 +323,22 @@ def plot_history(history, *, validation_freq=None) -> "Figure":
                 validation, logs[validation], epochs, freqs
             )
     figure, panels = _subplots(
-        1, len(names), figsize=(3.4 * len(names), 2.8), squeeze=False
+        len(names),
+        figsize=(5, 0.6 + 1.9 * len(names)),
+        sharex=True,
+        squeeze=False,
     )
-    for name, axes in zip(names, panels[0], strict=True):
+    for name, axes in zip(names, panels[:, 0], strict=True):
         axes.plot(*curves[name], marker=".", label="training")
         if f"val_{name}" in curves:
-            axes.plot(*curves[f"val_{name}"], marker=".", label="validation")
-        axes.set(title=name, xlabel="epoch")
+            axes.plot(
+                *curves[f"val_{name}"], marker="s", ms=3, label="validation"
+            )
+        axes.set(title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
     panels[0, 0].set_ylabel("nats per image")
     panels[0, 0].legend()
+    panels[-1, 0].set_xlabel("epoch")
     return figure
 
 
@@ -412,7 +435,10 @@ def _classes(labels, names) -> tuple[np.ndarray, list[str]]:
 
 
 def _draw_classes(axes, points, index, beside, class_names) -> None:
-    """Draws points `(n, 2)` of classes, and a legend in the axes beside."""
+    """Draws points `(n, 2)` of classes, their names, and a legend beside.
+
+    A name stands at the median of its class, if there are at most 20.
+    """
     import matplotlib as mpl
     from matplotlib.lines import Line2D
 
@@ -425,6 +451,20 @@ def _draw_classes(axes, points, index, beside, class_names) -> None:
             c=colors[index[is_shown] % 10],
             marker=_MARKERS[group],
             **dots,
+        )
+    for i in range(len(class_names) if len(class_names) <= 20 else 0):
+        axes.text(
+            *np.median(points[index == i], axis=0),
+            class_names[i],
+            ha="center",
+            va="center",
+            weight="bold",
+            bbox={
+                "boxstyle": "round,pad=0.15",
+                "facecolor": axes.get_facecolor(),
+                "edgecolor": colors[i % 10],
+                "alpha": 0.8,
+            },
         )
     beside.axis("off")
     legend = beside.legend(
