@@ -405,7 +405,6 @@ def test_any_number_of_steps_agrees(name):
     for several, one in (
         ({**EAGER, "steps_per_execution": 2}, graph),
         ({**GRAPH, "steps_per_execution": 50}, graph),
-        ({**XLA, "steps_per_execution": 2}, xla),
         ({**XLA, "steps_per_execution": 50}, xla),
     ):
         assert_trained_alike(trained(name, several), one)

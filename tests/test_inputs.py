@@ -107,6 +107,65 @@ def test_names_that_are_ignored_do_not_stop_a_compiled_step():
     assert int(vae.optimizer.iterations) == 4
 
 
+class Loader:
+    """What PyTorch's `DataLoader` is by its protocol."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_a_loader_gives_tuples():
+    loader = Loader([X[:16], Y[:16]], [X[16:], Y[16:]])
+    assert inputs_of(loader)[0] is loader
+    with pytest.raises(ValueError, match=r"Expected a loader .* `\(image,\)`"):
+        inputs_of(Loader(X[:16], X[16:]), num_classes=None)
+
+
+class Iterator(Batches):
+    """As those of `ImageDataGenerator`: also an iterator, without an end."""
+
+    def __next__(self):
+        raise AssertionError("An iterator without an end was asked for more.")
+
+
+def test_an_iterator_of_keras_ends_its_epochs():
+    data = Iterator(16, X, Y)
+    assert inputs_of(data)[0] is data
+    assert num_batches(data) == 4
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_single_batches_are_looked_at_too(conditional):
+    """`train_on_batch` and its kin check and compute as `fit` does."""
+    number = 3 if conditional else None
+    kind = vae_keras.ConditionalVAE if conditional else vae_keras.VAE
+    vae = kind(
+        vae_keras.mlp_encoder(SHAPE, 2, (8,), num_classes=number),
+        vae_keras.mlp_decoder(2, SHAPE, (8,), num_classes=number),
+        seed=0,
+    )
+    vae.compile("adam")
+    before = [np.array(weight) for weight in vae.weights]
+    for act in (vae.train_on_batch, vae.test_on_batch, vae.predict_on_batch):
+        with pytest.raises(ValueError, match="divide by 255"):
+            act(255 * X)
+    for weight, value in zip(vae.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    expected = vae.evaluate(X, Y, batch_size=64, verbose=0)
+    assert vae.test_on_batch(X, Y) == pytest.approx(expected, rel=1e-5)
+    double = vae.test_on_batch(X, Y, 2 * np.ones(64), return_dict=True)
+    assert double["loss"] == pytest.approx(2 * expected[0], rel=1e-5)
+    images = (X, Y) if conditional else X
+    np.testing.assert_allclose(
+        vae.predict_on_batch(images), vae.predict(images, verbose=0), atol=1e-6
+    )
+    vae.train_on_batch(X, Y)
+    assert int(vae.optimizer.iterations) == 1
+
+
 def test_a_generator_may_give_lists_and_arrays():
     for batch in ([X, Y], (X, Y)):
         received, _, _ = inputs_of(iter([batch, batch]))

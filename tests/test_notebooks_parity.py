@@ -227,7 +227,7 @@ def compare_article(notebook, images):
 
 def compare_limitations(notebook, images):
     """What notebook 10 writes out agrees with the package and with SciPy."""
-    encoder, decoder = networks(PACKAGE)
+    _, decoder = networks(PACKAGE)
     x = images[:5]
     discriminator = vae_keras.mlp_encoder(IMAGE_SHAPE, 1, HIDDEN_UNITS)
     gan = vae_keras.baselines.GAN(decoder, discriminator)

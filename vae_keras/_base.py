@@ -306,7 +306,31 @@ class ImageModel(keras.Model):
             x, y, batch_size, verbose, sample_weight, steps, callbacks,
             return_dict, **kwargs,
         )
+
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None,
+        return_dict=False,
+    ):
+        """As `keras.Model.train_on_batch`, after the same look as in `fit`."""
+        x, y, sample_weight = self._checked(
+            x, y, sample_weight, needs_labels=class_weight is not None
+        )
+        return super().train_on_batch(
+            x, y, sample_weight, class_weight, return_dict
+        )
     # fmt: on
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """As `keras.Model.test_on_batch`, after the same look as in `fit`."""
+        x, y, sample_weight = self._checked(x, y, sample_weight)
+        return super().test_on_batch(x, y, sample_weight, return_dict)
+
+    def predict_on_batch(self, x):
+        """As `predict`, of one batch."""
+        x, labels, _ = self._checked(x)
+        if self.num_classes is not None and labels is not None:
+            x = x, labels
+        return super().predict_on_batch(x)
 
     def predict(
         self,

@@ -115,10 +115,12 @@ def _checked_batches(data, image_shape, num_classes, needs_labels) -> Any:
     """Looks at the first batch, and returns what still begins with it."""
     if isinstance(data, tf.distribute.DistributedDataset):
         return data  # Its batches lie on other devices already.
-    is_generator = hasattr(data, "__next__")
+    is_batches = isinstance(data, keras.utils.PyDataset)
+    # Keras's older iterators are both: as a `PyDataset` their epochs end.
+    is_generator = hasattr(data, "__next__") and not is_batches
     if is_generator:
         batch = next(data, None)
-    elif isinstance(data, keras.utils.PyDataset):
+    elif is_batches:
         batch = data[0]
     else:
         batch = _first_batch(data)
@@ -128,6 +130,16 @@ def _checked_batches(data, image_shape, num_classes, needs_labels) -> Any:
             "Check the files or the filter that it is made from."
         )
     images, labels = batch, None
+    is_loader = not (
+        is_generator or is_batches or isinstance(data, tf.data.Dataset)
+    )
+    if is_loader and not isinstance(batch, (tuple, list)):
+        raise ValueError(
+            "Expected a loader whose batches are tuples, `(images,)` or "
+            f"`(images, labels)`. Received: a {type(data).__name__} that gives "
+            f"a {type(batch).__name__}. Return `(image,)` from the data set's "
+            "`__getitem__`, or use `TensorDataset(images)`."
+        )
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(batch))
     explain_images(images, image_shape, in_pairs=labels is not None)
