@@ -80,7 +80,10 @@ clean:
 # $(call run,stamps) brings them up to date. If a part fails, its end and how
 # to repeat it are the last things on the screen, whatever ran beside it.
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
-run = rm -f build/failed; $(MAKE) $(JOBS) --no-print-directory $(1) || \
+# Two at a time share the cores, and do not wait for each other's threads.
+HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
+SHARE = $(if $(JOBS),TF_NUM_INTRAOP_THREADS=$(HALF) OMP_NUM_THREADS=$(HALF))
+run = rm -f build/failed; $(SHARE) $(MAKE) $(JOBS) --no-print-directory $(1) || \
 	{ cat build/failed 2> /dev/null; exit 1; }
 
 # $(call part,command) runs it, says how long it took and leaves the stamp $@,
@@ -145,7 +148,7 @@ $(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
 $(BOTH:=/10_limitations): %/10_limitations: %/03_training \
 	%/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
 $(BOTH:=/09_the_article_line_by_line): %/09_the_article_line_by_line: \
-	%/05_convolutional_vae
+	%/03_training %/05_convolutional_vae
 $(BOTH:=/12_scaling_out): %/12_scaling_out: $(RESULTS)/scaling.json \
 	examples/multi_worker.py
 

@@ -44,7 +44,7 @@ def test_series_is_numbered():
 
 
 def test_each_figure_has_alt_text(notebook):
-    """Of its own, for those who cannot see it; written in the cell's metadata."""
+    """For those who cannot see it; it is in the cell's metadata."""
     figures = [
         (cell, output)
         for cell in code_cells(notebook)

@@ -1,4 +1,4 @@
-"""The README keeps its word: its code runs, its links and numbers hold."""
+"""README and docs keep their word: code runs, links and numbers hold."""
 
 import json
 import pathlib
@@ -11,6 +11,11 @@ import pytest
 from tests.helpers import PACKAGE_ROOT, ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text()
+    for path in (ROOT / "docs").glob("*.md")
+}
+MEASURED = PAGES["docs/results.md"]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -31,14 +36,37 @@ def test_example_runs_as_it_stands(tmp_path, monkeypatch):
     assert pathlib.Path("samples.png").stat().st_size > 1000
 
 
-def test_links_lead_somewhere():
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+def anchors(text):
+    """Of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in kept}
 
 
-def test_pictures_have_alternative_text():
-    for text in re.findall(r"!\[(.*?)\]", README, re.S):
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", PAGES[name]):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pictures_have_alternative_text(name):
+    for text in re.findall(r"!\[(.*?)\]", PAGES[name], re.S):
         assert len(text.split()) > 5
+
+
+def test_readme_is_short():
+    """Read in three minutes: 650 words of prose, and its code."""
+    prose = re.sub(r"```.*?```|\]\(.*?\)", "", README, flags=re.S)
+    assert len(re.findall(r"\b[^\W_][\w'’.-]*", prose)) <= 700
+
+
+def test_readme_leads_to_every_notebook():
+    for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        assert f"notebooks/{path.name})" in README
 
 
 def test_error_texts_of_the_table_are_those_of_the_code():
@@ -54,14 +82,15 @@ def test_error_texts_of_the_table_are_those_of_the_code():
         "in `compile`",
         "for both",
     ):
-        assert text in README
+        assert text in PAGES["docs/troubleshooting.md"]
         assert text in code
 
 
 def test_quality_is_what_the_benchmark_measured():
     mean = result("quality")["test"]["fast"]["loss"]["mean"]
     assert mean <= 144.5
-    assert f"{mean:.1f}" in README
+    for page in (README, MEASURED):
+        assert f"{mean:.1f}" in page
 
 
 def test_throughput_is_what_the_benchmark_measured():
@@ -70,8 +99,13 @@ def test_throughput_is_what_the_benchmark_measured():
     rows = [row for row in rows if len(row) == 7]
     assert len(rows) == 4
     for _, images_per_second, _, _, _, ratio, _ in rows:
-        assert images_per_second in README
-        assert ratio in README or ratio == "1.00"
+        assert images_per_second in MEASURED
+        assert ratio in MEASURED or ratio == "1.00"
+    (first, *_), (_, eager), (_, scan) = (
+        [row[i] for i in (1, 5)] for row in (rows[0], rows[2], rows[3])
+    )
+    for number in (first, eager, scan):
+        assert number in README
 
 
 def test_convolution_is_what_the_benchmark_measured():
@@ -90,16 +124,17 @@ def test_convolution_is_what_the_benchmark_measured():
             f"{run['curve'][-1]['test']:.1f}",
             seconds,
         ]
-        assert expected in [cells(line) for line in README.splitlines()]
+        assert expected in [cells(line) for line in MEASURED.splitlines()]
 
 
 def test_likelihood_is_what_the_benchmark_measured():
-    rows = [cells(line) for line in README.splitlines()]
+    rows = [cells(line) for line in MEASURED.splitlines()]
     for name, run in result("likelihood")["runs"].items():
         (row,) = (row for row in rows if row[0] == name)
         nll = f"{run['nll']:.2f} ± {run['standard_error']:.2f}"
         assert row[-2] == nll
         assert row[-1].startswith(f"{run['active_units']} ")
+        assert nll in README
 
 
 def test_requested_digits_are_what_the_benchmark_measured():
@@ -109,11 +144,14 @@ def test_requested_digits_are_what_the_benchmark_measured():
         for latent_dim, run in results["runs"].items()
     ]
     shares[0] += " latents"
-    assert f"{shares[0]}, {shares[1]} and {shares[2]}," in README
+    assert f"{shares[0]}, {shares[1]} and {shares[2]}," in MEASURED
     real = f"{statistics.mean(results['real']):.1%}"
-    assert f"of the real test digits {real}." in README
+    assert f"of the real test digits {real}." in MEASURED
 
 
 def test_classifier_is_as_good_as_measured():
     accuracy = result("digits")["accuracy"]["test"]
-    assert f"({accuracy:.1%} of the 10,000 test digits right" in README
+    assert (
+        f"({accuracy:.1%} of the 10,000 test digits right"
+        in PAGES["docs/architecture.md"]
+    )
