@@ -2,6 +2,7 @@
 # make test        that, the slow ones, and every notebook with its solutions,
 #                  compared with its stored outputs
 # make notebooks   the series: figures/, artifacts/, copies in build/notebooks
+# make site        docs/_build/html: the series and the reference, offline
 # make store       the same, and stores the outputs in notebooks/
 #
 # Two notebooks run at a time; `make JOBS= ...` runs one, `make -j4 ...` four.
@@ -24,7 +25,7 @@ unexport MPLBACKEND
 unexport PYTHONHOME
 unexport PYTHONPATH
 
-.PHONY: notebooks lint check test store benchmark format lock clean
+.PHONY: notebooks lint check test site store benchmark format lock clean
 
 NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
 PACKAGE := $(shell find vae_keras -type f ! -name '*.pyc')
@@ -53,6 +54,10 @@ test: check
 	@$(call run,build/passed/slow $(NOTEBOOKS:%=build/passed/%))
 	@echo "Everything has passed with these sources."
 
+site: .venv/ready
+	@$(RUN) -m sphinx -q -W -c docs -b html . docs/_build/html
+	@echo "The site is built: open docs/_build/html/docs/index.html"
+
 # One clean run, one notebook at a time: some outputs are seconds.
 store: .venv/ready
 	@rm -rf build/ran
@@ -71,8 +76,8 @@ format: .venv/ready
 	@$(RUN) -m ruff format . && $(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf .venv build artifacts dist *.egg-info .pytest_cache .ruff_cache \
-		.hypothesis
+	rm -rf .venv build docs/_build artifacts dist *.egg-info \
+		.pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # === The parts, and what each depends on ===

@@ -132,6 +132,12 @@ def test_types_are_shipped():
     assert (pathlib.Path(vae_keras.__file__).parent / "py.typed").exists()
 
 
+def test_the_citation_has_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == vae_keras.__version__
+    assert f"## {vae_keras.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_version_is_the_packages():
     assert PROJECT["dynamic"] == ["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", vae_keras.__version__)

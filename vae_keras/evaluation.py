@@ -238,9 +238,9 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
     Returns:
-        float64 of the shape of one latent: KL(q(z|x) ‖ p(z)) of each
-        dimension, in nats, the mean over images. The sum over dimensions
-        is the model's `kl_loss`. A dimension that has collapsed has
+        A float64 array of the shape of one latent, with KL(q(z|x) ‖ p(z))
+        of each dimension, in nats, the mean over images. The sum over
+        dimensions is the model's `kl_loss`. A dimension that has collapsed has
         nearly 0.
 
     Example, with a `vae` and `images`:

@@ -238,7 +238,8 @@ class ConditionalVAE(VAE):
         decoder: a Keras model of two inputs, latents and one-hot labels, to
             the likelihood's parameters, as `mlp_decoder` and `conv_decoder`
             build it with `num_classes`.
-        beta, seed, likelihood, **kwargs: as in `VAE`.
+        beta, seed, likelihood: as in `VAE`.
+        **kwargs: as in `VAE`.
 
     Attributes:
         num_classes: labels are integers from 0 to `num_classes - 1`.

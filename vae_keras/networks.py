@@ -153,9 +153,9 @@ def conv_decoder(
     transposed convolutions a chequered pattern.
 
     Args:
-        latent_dim, image_shape, filters, depth, num_blocks, hidden_units,
-            num_classes: as in `conv_encoder`. Patches that reach beyond
-            the image are cut.
+        latent_dim, image_shape, filters, depth: as in `conv_encoder`.
+            Patches that reach beyond the image are cut.
+        num_blocks, hidden_units, num_classes: as in `conv_encoder`.
 
     Returns:
         As `mlp_decoder`.

@@ -177,7 +177,8 @@ class SpatialVAE(VAE):
             map_width, num_maps)`, as from `spatial_encoder`.
         decoder: a Keras model, such maps to the likelihood's parameters,
             as from `spatial_decoder`.
-        beta, seed, likelihood, **kwargs: as in `VAE`.
+        beta, seed, likelihood: as in `VAE`.
+        **kwargs: as in `VAE`.
 
     Latents that are no maps are a `ValueError`.
 
