@@ -40,6 +40,14 @@ def _no_xla_by_default(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def two():
+    """A strategy of two replicas: one, as a second numbers its sums anew."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy
+
+
+@pytest.fixture(scope="session")
 def mnist_test():
     """Images and labels of the test split: do not change them in place."""
     images, labels = vae_keras.load_mnist("test")

@@ -837,13 +837,6 @@ def test_a_fresh_process_predicts_and_resumes_alike(tmp_path):
 CONVOLUTIONS = {"SpatialVAE"}
 
 
-@pytest.fixture(scope="module")
-def two():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
-    return strategy
-
-
 @models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
 def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
     """Also where a replica's share of the last batch is smaller or empty."""

@@ -5,6 +5,7 @@ from vae_keras import (  # noqa: F401
     callbacks,
     digits,
     likelihoods,
+    priors,
     sample_quality,
     schematics,
 )
@@ -17,7 +18,7 @@ from vae_keras.evaluation import (
 )
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.models import VAE, ConditionalVAE
+from vae_keras.models import IWAE, VAE, ConditionalVAE
 from vae_keras.networks import (
     conv_decoder,
     conv_encoder,
@@ -37,6 +38,7 @@ from vae_keras.spatial import SpatialVAE
 __version__ = "0.1.0"
 
 __all__ = [
+    "IWAE",
     "VAE",
     "ConditionalVAE",
     "Sampling",

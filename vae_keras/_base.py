@@ -29,8 +29,9 @@ class ImageModel(keras.Model):
     # In conditional models, how many classes their labels come from.
     num_classes = None
     # What a compiled step has read, so that to set it would do nothing.
-    _fixed: tuple[str, ...] = ("encoder", "decoder", "likelihood", "seed")
-    _fixed += ("discriminator", "num_classes", "image_shape", "latent_shape")
+    _fixed: tuple[str, ...] = ("encoder", "decoder", "likelihood", "prior")
+    _fixed += ("discriminator", "seed", "num_classes", "image_shape")
+    _fixed += ("latent_shape",)
     # Whether images can be encoded, and latents drawn from N(0, I).
     has_encoder = has_prior = True
     # In models with noise, what `_add_noise` makes of it.
@@ -122,7 +123,7 @@ class ImageModel(keras.Model):
     def generate(
         self, num_images: int | None = None, *, labels=None, seed=None
     ) -> tf.Tensor:
-        """Decodes latents drawn from the prior N(0, I).
+        """Decodes latents drawn from the prior: N(0, I), if not another.
 
         Args:
             num_images: how many images to draw; by default one for each
@@ -139,10 +140,11 @@ class ImageModel(keras.Model):
             num_images = len(labels)
         if num_images != 0:
             num_images = positive_integer("num_images", num_images)
-        z = keras.random.normal(
-            (num_images, *self.latent_shape), seed=integer_seed(seed)
-        )
-        return self.decode(z, labels)
+        return self.decode(self._draw_latents(num_images, seed), labels)
+
+    def _draw_latents(self, num_images, seed) -> tf.Tensor:
+        shape = (num_images, *self.latent_shape)
+        return keras.random.normal(shape, seed=integer_seed(seed))
 
     def _eager_images(self, x):
         """Images as an array, and checked, unless they are symbolic."""

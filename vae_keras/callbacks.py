@@ -31,7 +31,8 @@ class KLWarmUp(keras.callbacks.Callback):
             first of them has none.
 
     Raises:
-        ValueError: before the first step, if the model is not a `VAE`.
+        ValueError: before the first step, if the model is not a `VAE`, or
+            an `IWAE`, whose bound has no β.
 
     Example, with a compiled `vae` and `images`:
     >>> warm_up = vae_keras.callbacks.KLWarmUp(num_epochs=2)
@@ -50,6 +51,12 @@ class KLWarmUp(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _check_vae(self)
+        if not self.model.has_beta:
+            raise ValueError(
+                "Expected a model whose loss weighs the KL term. Received: "
+                f"{type(self.model).__name__}, whose bound has no β. Leave "
+                "`KLWarmUp` out, or warm up a `VAE` and give its weights on."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         fraction = min(1.0, epoch / self.num_epochs)
@@ -88,7 +95,8 @@ class CollapseMonitor(keras.callbacks.Callback):
     Attributes:
         kl_per_dimension: a list with one float64 array of the shape of a
             latent for each epoch of the last `fit`, in nats, as
-            `vae_keras.kl_per_dimension` gives them.
+            `vae_keras.kl_per_dimension` gives them: from N(0, I), whatever
+            the prior.
 
     Raises:
         ValueError: as for `active_units`, before the first step.

@@ -130,12 +130,12 @@ def importance_weighted_nll(
                 fn_output_signature=tf.float32,
             )[:, :size]
             z = z_mean + tf.exp(0.5 * z_log_var) * epsilon
-            # log p(z) − log q(z|x): the constants of the Gaussians cancel.
-            log_ratio = tf.reduce_sum(
-                0.5 * (tf.square(epsilon) + z_log_var - tf.square(z)),
+            log_q = -0.5 * tf.reduce_sum(
+                tf.square(epsilon) + z_log_var + math.log(2 * math.pi),
                 latent_axes,
             )  # (batch, size)
             z = tf.reshape(z, (-1, *latent_shape))
+            log_ratio = tf.reshape(vae.prior.log_prob(z), (-1, size)) - log_q
             logits = vae.decoder(vae._given(z, labels), training=False)
             nll = vae.negative_log_likelihood(repeated, logits)
             nll = tf.cast(tf.reshape(nll, (-1, size)), tf.float64)
@@ -237,6 +237,10 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
         images: images in [0, 1], an array `(n, *image_shape)`.
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
+    Raises:
+        ValueError: if the prior is not N(0, I): the KL from another is no
+            sum over dimensions.
+
     Returns:
         A float64 array of the shape of one latent, with KL(q(z|x) ‖ p(z))
         of each dimension, in nats, the mean over images. The sum over
@@ -247,6 +251,13 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
     >>> vae_keras.kl_per_dimension(vae, images).shape
     (2,)
     """
+    if not vae.prior.is_standard_normal:
+        raise ValueError(
+            "Expected a model whose prior is N(0, I): then the KL is a sum "
+            f"over dimensions. Received: a {type(vae.prior).__name__}. "
+            "`evaluate` gives the whole KL, `active_units` the dimensions in "
+            "use."
+        )
     return _mean_kl(*_posteriors(vae, images, labels))
 
 

@@ -146,7 +146,7 @@ def plot_latent_space(
 
     Returns:
         A matplotlib `Figure`. The dashed circles hold 50 % and 95 % of the
-        prior N(0, I).
+        prior N(0, I); another prior has none.
     """
     images, labels = _as_input(vae, images, labels), as_array(labels)
     index, class_names = _classes(labels, names)
@@ -175,7 +175,9 @@ def plot_latent_space(
             1, 2, figsize=(6, 5.2), width_ratios=(20, 1)
         )
         _draw_classes(axes, z_mean, index, beside, class_names)
-    for probability in (0.5, 0.95):
+    prior = getattr(vae, "prior", None)
+    is_standard_normal = prior is None or prior.is_standard_normal
+    for probability in (0.5, 0.95) if is_standard_normal else ():
         # The radius within which a 2-D standard normal has that mass.
         radius = np.sqrt(-2 * np.log(1 - probability))
         axes.add_patch(_circle(radius))

@@ -177,7 +177,7 @@ class SpatialVAE(VAE):
             map_width, num_maps)`, as from `spatial_encoder`.
         decoder: a Keras model, such maps to the likelihood's parameters,
             as from `spatial_decoder`.
-        beta, seed, likelihood: as in `VAE`.
+        beta, seed, likelihood, prior: as in `VAE`.
         **kwargs: as in `VAE`.
 
     Latents that are no maps are a `ValueError`.
