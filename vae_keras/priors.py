@@ -24,8 +24,8 @@ class Prior(keras.layers.Layer):
     `(batch,)`, in nats, and `sample(num_samples, seed=None)`, which returns
     float32 `(num_samples, *latent_shape)`. Parameters that are learned are
     weights, made in `build(input_shape)`, which a `VAE` calls with the
-    shape of a latent. To save
-    models with it, use `keras.saving.register_keras_serializable`.
+    shape of a latent. To save models with it, use
+    `keras.saving.register_keras_serializable`.
 
     Attributes:
         latent_shape: the shape of one latent, once the prior is built.
