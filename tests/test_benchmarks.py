@@ -192,6 +192,17 @@ def test_workers_send_what_the_ring_needs():
             assert ring <= row["bytes"] < 1.02 * ring
 
 
+def test_xla_helps_a_lone_worker_with_small_batches():
+    lone = result("scaling")["lone"]
+    assert lone["turns"] >= 10
+    assert lone["runs"][0]["ratio_quartiles"][0] > 1.2
+    for row in lone["runs"]:
+        low, high = row["ratio_quartiles"]
+        assert low <= row["ratio"] <= high
+        cells = cells_of("scaling", f"alone, batch {row['batch_size']}")
+        assert cells[3] == f"{row['ratio']:.2f}"
+
+
 # === What the commands do ===
 
 
@@ -266,7 +277,7 @@ def test_conditional_has_a_quick_look(quick_look):
 
 @pytest.mark.slow
 def test_scaling_has_a_quick_look(quick_look, tmp_path):
-    size = "--workers 1 2 --batch-sizes 60 --steps 3"
+    size = "--workers 1 2 --batch-sizes 60 --steps 3 --turns 2"
     one, two = quick_look("scaling", *size.split())["runs"]
     assert (one["workers"], two["workers"]) == (1, 2)
     assert one["all_reduce"] == one["bytes_of_a_ring"] == 0
@@ -278,3 +289,4 @@ def test_scaling_has_a_quick_look(quick_look, tmp_path):
     if sys.platform == "linux":
         assert two["bytes"] > 0.5 * two["bytes_of_a_ring"]
     assert cells_of("scaling", "2, batch 60", tmp_path)
+    assert cells_of("scaling", "alone, batch 60", tmp_path)
