@@ -146,15 +146,24 @@ build/ran/%: notebooks/%.ipynb notebooks/execute.py $(PACKAGE) $(LOCK) \
 # What notebooks read: models that earlier ones trained, and measurements.
 BOTH := build/passed build/ran
 RESULTS := benchmarks/results
+$(BOTH:=/01_data_preparation): $(RESULTS)/spreads.json
+$(BOTH:=/02_the_variational_autoencoder): \
+	$(addprefix $(RESULTS)/,autoencoder.json quality.json spreads.json)
+$(BOTH:=/03_training): $(RESULTS)/spreads.json
 $(BOTH:=/04_generation): %/04_generation: %/03_training
+$(BOTH:=/05_convolutional_vae): \
+	$(addprefix $(RESULTS)/,convolution.json spreads.json)
 $(BOTH:=/06_evaluation): %/06_evaluation: %/03_training %/05_convolutional_vae
 $(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
 	$(RESULTS)/spatial.json
+$(BOTH:=/09_the_article_line_by_line): %/09_the_article_line_by_line: \
+	%/03_training %/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
 $(BOTH:=/10_limitations): %/10_limitations: %/03_training \
 	%/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
-$(BOTH:=/09_the_article_line_by_line): %/09_the_article_line_by_line: \
-	%/03_training %/05_convolutional_vae
-$(BOTH:=/12_scaling_out): %/12_scaling_out: $(RESULTS)/scaling.json \
+$(BOTH:=/11_your_own_project): \
+	$(addprefix $(RESULTS)/,anomaly.json conditional.json)
+$(BOTH:=/12_scaling_out): \
+	$(addprefix $(RESULTS)/,scaling.json step_options.json) \
 	examples/multi_worker.py
 
 # === The environment ===
