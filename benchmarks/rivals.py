@@ -16,8 +16,8 @@ have been tried before, and rows of models that are not run, keep their
 committed values (among them those of an earlier run of the GAN, which show
 what rounding alone does to it); `--models` without a name runs none.
 
-Seconds are processor seconds of one epoch, all threads together, the three
-models taking turns: what else the machine does then hardly counts.
+Seconds are those of one epoch, the three models taking turns, so that what
+slows the machine slows all three. Only the ratios within a round count.
 """
 
 import json
@@ -74,7 +74,7 @@ def train(name: str, images, epochs: int, learning_rate, seed, beta_1=0.0):
 
 
 def epoch_seconds(images) -> dict:
-    """Returns processor seconds of an epoch, for each model and round."""
+    """Returns seconds of an epoch, for each model and round."""
     dataset = vae_keras.image_dataset(images, BATCH_SIZE, seed=0)
     models = {}
     for name in MODELS:
@@ -83,9 +83,9 @@ def epoch_seconds(images) -> dict:
     seconds = {name: [] for name in MODELS}
     for _ in range(ROUNDS):
         for name, model in models.items():
-            start = time.process_time()
+            start = time.perf_counter()
             model.fit(dataset, verbose=0)
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(time.perf_counter() - start)
     print(seconds, flush=True)
     return seconds
 
@@ -210,9 +210,10 @@ def as_markdown(results) -> str:
         f"{results['seeds'][0]}; of VAE and AE that of the better of the two "
         "ways to sample. The least decides.\n\n"
         + common.table(["model", *rates], tries)
-        + f"\nProcessor seconds of an epoch, the models taking turns in "
-        f"{ROUNDS} rounds, with {results['threads']} thread(s): the median, "
-        "then the median and the range of the ratios within a round.\n\n"
+        + f"\nSeconds of an epoch, the models taking turns in {ROUNDS} "
+        f"rounds, with {results['threads']} thread(s): the median, then the "
+        "median and the range of the ratios within a round. Other programs "
+        "may have run meanwhile.\n\n"
         + common.table(["model", "seconds", "of the VAE's", "range"], timed)
     )
 
