@@ -1,14 +1,21 @@
 """How a VAE overfits, what helps, and which half of it is to blame.
 
 The dense VAE is trained for the same number of *steps* on 55,000, 6,000
-and 600 images, with remedies on the 6,000. Twenty times in a training,
+and 600 images, with remedies on the 6,000. Twenty times in a training run,
 −ELBO is taken on training images and on held-out ones (train[55000:]); the
 latter choose where early stopping would have stopped. Test images come
 last: −ELBO at the end, where early stopping stopped, and at the end once
 more with an encoder that was fitted again, to the test images. What that
 brings back was lost by the encoder; what stays, by the decoder.
+
+That varies the number of images. Then the number of parameters varies: the
+6,000 images again, fixed, with hidden layers of several widths in both
+networks, and every seed (the widest, with the first seed, is the run that is
+there already). Runs that are not asked for keep their committed
+values.
 """
 
+import json
 import pathlib
 import tempfile
 
@@ -22,6 +29,10 @@ IMAGE_SHAPE = (28, 28, 1)
 LATENT_DIM = 32
 LEARNING_RATE = 1e-3
 SEED = 0
+SEEDS = (0, 1, 2)
+WIDTHS = (32, 128, 512)
+# What `trained` returns.
+KEYS = ("curve", "training", "test", "test_early_stopping")
 # Images, binarised anew each epoch, dropout, the decoder's layers.
 RUNS = {
     "55,000 images": (55_000, False, 0.0, (512, 512)),
@@ -48,6 +59,7 @@ def with_dropout(network: keras.Model, rate: float) -> keras.Model:
 
 
 def new_vae(dropout: float, decoder_units) -> vae_keras.VAE:
+    """Returns the dense VAE, perhaps with dropout or another decoder."""
     vae = common.dense_vae(LATENT_DIM, decoder_units, seed=SEED)
     if dropout:
         networks = (vae.encoder, vae.decoder)
@@ -85,18 +97,20 @@ def refitted(vae, images, num_steps: int) -> float:
     return common.evaluated(vae, images)["loss"]
 
 
-def measure(name: str, images, val_images, test_images, steps: int) -> dict:
-    """Trains one model, and says what it has learned and what it lost."""
-    num_images, dynamic, dropout, decoder_units = RUNS[name]
-    images = images[:num_images]
-    fixed = common.binarized(images, seed=1)
+def trained(vae, images, fixed, val_images, test_images, steps, seed=SEED):
+    """Trains a model, and measures it throughout and at the end.
+
+    Args:
+        images: what it is trained on: `fixed`, or grey images that are
+            binarised anew each epoch.
+        fixed: the same images, binarised once, to measure with.
+    """
     dataset = vae_keras.image_dataset(
-        images if dynamic else fixed,
+        images,
         BATCH_SIZE,
-        binarize="dynamic" if dynamic else None,
-        seed=SEED,
+        binarize=None if images is fixed else "dynamic",
+        seed=seed,
     ).repeat()
-    vae = new_vae(dropout, decoder_units)
     vae.compile(keras.optimizers.Adam(LEARNING_RATE), **common.FAST)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "best.weights.h5"
@@ -112,33 +126,71 @@ def measure(name: str, images, val_images, test_images, steps: int) -> dict:
         vae.load_weights(path)
         stopped = common.evaluated(vae, test_images)["loss"]
         vae.set_weights(last)
-    row = {
+    return {
         "curve": curve.rows,
         "training": curve.rows[-1][1],
         "test": common.evaluated(vae, test_images)["loss"],
         "test_early_stopping": stopped,
-        "test_refitted": refitted(vae, test_images, steps // 4),
     }
-    numbers = ", ".join(f"{k} {v:.1f}" for k, v in row.items() if k != "curve")
-    print(f"{name}: {numbers}", flush=True)
+
+
+def measure(name: str, images, val_images, test_images, steps: int) -> dict:
+    """Trains one model, and says what it has learned and what it lost."""
+    num_images, dynamic, dropout, decoder_units = RUNS[name]
+    images = images[:num_images]
+    fixed = common.binarized(images, seed=1)
+    vae = new_vae(dropout, decoder_units)
+    row = trained(
+        vae, images if dynamic else fixed, fixed, val_images, test_images, steps
+    )
+    row["test_refitted"] = refitted(vae, test_images, steps // 4)
+    _print(name, row)
     return row
 
 
+def measure_width(
+    width: int, seed: int, runs, images, val_images, test_images, steps: int
+) -> dict:
+    """Trains networks of one width on the 6,000 images, binarised once."""
+    fixed = common.binarized(images[:6000], seed=1)
+    common.start_anew(seed)
+    vae = vae_keras.VAE(
+        vae_keras.mlp_encoder(IMAGE_SHAPE, LATENT_DIM, (width, width)),
+        vae_keras.mlp_decoder(LATENT_DIM, IMAGE_SHAPE, (width, width)),
+        seed=seed,
+    )
+    if (width, seed) == (512, SEED) and "6,000 images" in runs:
+        row = {k: v for k, v in runs["6,000 images"].items() if k in KEYS}
+    else:
+        row = trained(vae, fixed, fixed, val_images, test_images, steps, seed)
+    parameters = vae.count_params()
+    row = {"width": width, "seed": seed, "parameters": parameters, **row}
+    _print(f"width {width}, seed {seed}", row)
+    return row
+
+
+def _print(name: str, row: dict) -> None:
+    numbers = (f"{key} {value}" for key, value in row.items() if key != "curve")
+    print(f"{name}: {', '.join(numbers)}", flush=True)
+
+
 def as_markdown(results) -> str:
+    columns = KEYS[1:]
     rows = [
-        [
-            name,
-            *(
-                f"{row[key]:.1f}"
-                for key in (
-                    "training",
-                    "test",
-                    "test_early_stopping",
-                    "test_refitted",
-                )
-            ),
-        ]
+        [name, *(f"{row[key]:.1f}" for key in (*columns, "test_refitted"))]
         for name, row in results["runs"].items()
+    ]
+    widths = {}
+    for row in results["widths"]:
+        widths.setdefault(row["width"], []).append(row)
+    width_rows = [
+        [
+            width,
+            f"{same[0]['parameters']:,}",
+            len(same),
+            *(common.spread(same, key) for key in columns),
+        ]
+        for width, same in widths.items()
     ]
     return (
         "# Overfitting\n\n"
@@ -159,13 +211,28 @@ def as_markdown(results) -> str:
             ],
             rows,
         )
+        + "\nThe 6,000 images again, with hidden layers of several widths in "
+        "encoder and decoder: means and, in brackets, ranges over seeds.\n\n"
+        + common.table(
+            [
+                "width",
+                "parameters",
+                "seeds",
+                "training",
+                "test",
+                "stopped early",
+            ],
+            width_rows,
+        )
     )
 
 
 def main():
     parser = common.options_parser(__doc__)
     parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS)
+    parser.add_argument("--runs", nargs="*", default=list(RUNS), choices=RUNS)
+    parser.add_argument("--widths", nargs="*", type=int, default=WIDTHS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     options = parser.parse_args()
     images, val_images = common.held_out_split()
     test_images = common.binarized(vae_keras.load_mnist("test")[0])
@@ -175,13 +242,33 @@ def main():
         "seed": SEED,
         "test_images": len(test_images),
         "runs": {},
+        "widths": [],
     }
-    for name in options.runs:
-        results["runs"][name] = measure(
-            name, images, val_images, test_images, options.steps
-        )
+    path = pathlib.Path(options.output) / "overfitting.json"
+    if path.exists():
+        old = json.loads(path.read_text())
+        if old["steps"] == options.steps:
+            results["runs"] = old["runs"]
+            results["widths"] = old.get("widths", [])
+    data = val_images, test_images, options.steps
+
+    def write():
         markdown = as_markdown(results)
         common.write_results(options.output, "overfitting", results, markdown)
+
+    for name in options.runs:
+        results["runs"][name] = measure(name, images, *data)
+        write()
+    for width in options.widths:
+        for seed in options.seeds:
+            results["widths"] = [
+                row
+                for row in results["widths"]
+                if (row["width"], row["seed"]) != (width, seed)
+            ]
+            row = measure_width(width, seed, results["runs"], images, *data)
+            results["widths"].append(row)
+            write()
 
 
 if __name__ == "__main__":
