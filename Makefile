@@ -2,7 +2,8 @@
 # make test        that, the slow ones, and every notebook with its solutions,
 #                  compared with its stored outputs
 # make notebooks   the series: figures/, artifacts/, copies in build/notebooks
-# make site        docs/_build/html: the series and the reference, offline
+# make site        docs/_build/html: the series, the reference, and the latent
+#                  page, which all work without a network
 # make store       the same, and stores the outputs in notebooks/
 #
 # Two notebooks run at a time; `make JOBS= ...` runs one, `make -j4 ...` four.
@@ -56,7 +57,9 @@ test: check
 
 site: .venv/ready
 	@$(RUN) -m sphinx -q -W -c docs -b html . docs/_build/html
-	@echo "The site is built: open docs/_build/html/docs/index.html"
+	@$(RUN) docs/latent/build.py --notebooks notebooks/ --suffix .html \
+		--output docs/_build/html/index.html
+	@echo "The site is built: open docs/_build/html/index.html"
 
 # One clean run, one notebook at a time: some outputs are seconds.
 store: .venv/ready

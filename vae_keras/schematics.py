@@ -67,7 +67,7 @@ def plot_schematic(
             "edgecolor": color,
         }
         drawn = axes.text(
-            x, y, text, ha="center", va="center", bbox=frame, zorder=2
+            x, y, text, ha="center", va="center", bbox=frame, zorder=1
         )
         patches[name] = drawn.get_bbox_patch()
     for start, end, *rest in arrows:
@@ -91,7 +91,8 @@ def plot_schematic(
                 "patchB": patches[end],
                 **_STYLES[kind],
             },
-            zorder=1,
+            # Above the boxes: a second drawing then ends at their borders.
+            zorder=2,
         )
         if label:
             (x_1, y_1, _), (x_2, y_2, _) = boxes[start], boxes[end]
