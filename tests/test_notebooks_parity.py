@@ -224,6 +224,22 @@ def compare_article(notebook, images):
     nll = gaussian.negative_log_likelihood(x, logits)
     assert_close(nll, -expected.sum(axis=(1, 2, 3)), rtol=1e-5)
 
+    article = notebook["ArticleVAE"](encoder, decoder, seed=SEED)
+    theirs = np.mean(sum(article.elbo_terms(x, training=False)))
+    assert_close(theirs, notebook["article_loss"](*downhill), rtol=1e-5)
+    p = scipy.special.expit(logits.astype("float64"))
+    expected = -x * np.log(p) - (1 - x) * np.log1p(-p)
+    assert_close(notebook["clamped_cross_entropy"](p, x), expected)
+    assert notebook["clamped_cross_entropy"](np.ones(1), 0) == 100
+    made, used = notebook["made_and_used"](
+        "import a.b as c\nfor d, (e, _) in c:\n    f = lambda g: g + h(d)"
+    )
+    assert {"c", "d", "e", "f", "g", "len"} <= made
+    assert set(used) - made == {"h"}
+    values = np.array([1.0, 2.0, 6.0])
+    expected = 3, scipy.stats.sem(values)
+    assert_close(notebook["mean_and_error"](values), expected)
+
 
 def compare_limitations(notebook, images):
     """What notebook 10 writes out agrees with the package and with SciPy."""
@@ -250,6 +266,11 @@ def compare_limitations(notebook, images):
     assert spectrum.shape == (14,)
     assert spectrum.argmax() == 5 - 1
     assert_shuffled(notebook["from_mixture"](Identity(), ten_clusters(), 1000))
+    mean, error = notebook["mean_and_error"](z[:, 0])
+    assert_close((mean, error), (z[:, 0].mean(), scipy.stats.sem(z[:, 0])))
+    # A reconstruction loss of 80 nats and a KL of 20, with β = 4.
+    row = {"beta": 4, "elbo": 100, "kl": 20}
+    assert notebook["objective"](row) == 80 + 4 * 20
 
 
 # === The tests ===
@@ -299,11 +320,17 @@ def test_notebook_and_package_agree(images, number):
         (9, "ops.sum(kl)", "ops.mean(kl)"),
         (9, "return (-nll, -kl)", "return (-nll, kl)"),
         (9, "0.5 * error ** 2", "error ** 2"),
+        (9, "batch_size * kl", "kl"),
+        (9, "np.maximum(log_q, -100)", "log_q"),
+        (9, "made.add(node.arg)", "pass"),
+        (9, "std(ddof=1)", "std()"),
         (10, "ops.softplus(-fake)", "ops.softplus(fake)"),
         (10, "np.exp(z_log_var)", "np.exp(0.5 * z_log_var)"),
         (10, "np.log(len(z_mean))", "np.log(len(z))"),
         (10, "range(1, 15)", "range(2, 16)"),
         (10, "shuffle(z, random_state=SEED)", "z"),
+        (10, "std(ddof=1)", "std()"),
+        (10, "(row['beta'] - 1)", "row['beta']"),
     ],
 )
 def test_parity_notices_a_broken_definition(images, number, old, new):
