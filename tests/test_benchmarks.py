@@ -143,27 +143,60 @@ def test_overfitting_is_stopped_by_validation_images_alone():
     results = result("overfitting")
     assert len(results["runs"]) == 8
     for name, row in results["runs"].items():
+        cells = cells_of("overfitting", name)
+        assert cells[2] == f"{row['test']:.1f}"
+    for row in [*results["runs"].values(), *results["widths"]]:
         steps, training, held_out = np.transpose(row["curve"])
         assert steps[-1] == results["steps"]
         assert row["training"] == training[-1]
         # Test images are like validation images, not the same.
         assert abs(row["test_early_stopping"] - held_out.min()) < 5
-        assert cells_of("overfitting", name)[2] == f"{row['test']:.1f}"
+
+
+def test_widths_differ_in_parameters_alone():
+    rows = result("overfitting")["widths"]
+    widths = sorted({row["width"] for row in rows})
+    assert len(widths) >= 3
+    for width in widths:
+        same = [row for row in rows if row["width"] == width]
+        seeds = [row["seed"] for row in same]
+        # The widest takes long, and its gap is many times their spread.
+        assert seeds == ([0, 1, 2] if width < max(widths) else [0])
+        mean = np.mean([row["test"] for row in same])
+        cells = cells_of("overfitting", str(width))
+        assert cells[1] == f"{same[0]['parameters']:,}"
+        assert cells[4].split()[0] == f"{mean:.1f}"
 
 
 def test_rivals_had_equal_tuning():
     results = result("rivals")
     assert len(results["seeds"]) == 3
+    grids = set()
     for name in ("VAE", "AE", "GAN"):
         run = results["runs"][name]
-        assert len(run["tries"]) == 3
+        rates = sorted(run["tries"], key=float)
+        grids.add(tuple(rates))
         best = min(run["tries"], key=run["tries"].get)
         assert float(best) == run["learning_rate"]
+        assert best not in (rates[0], rates[-1])
+        cells = cells_of("rivals", name)
+        assert cells[1 + rates.index(best)] == f"{run['tries'][best]:.1f}"
         for way, rows in run["ways"].items():
             mean = np.mean([row["frechet"] for row in rows])
             assert len(rows) == 3
             cells = cells_of("rivals", f"{name}, {way}")
-            assert cells[3].startswith(f"{mean:.1f} ")
+            assert cells[2].startswith(f"{mean:.1f} ")
+            for row in rows:
+                assert 0 < row["nearest_low"] < row["nearest"]
+    assert len(grids) == 1
+
+
+def test_rivals_took_turns_on_the_clock():
+    results = result("rivals")
+    seconds = np.array(list(results["epoch_seconds"].values()))
+    ratios = np.median(seconds / seconds[0], axis=1)
+    for name, ratio in zip(results["epoch_seconds"], ratios, strict=True):
+        assert cells_of("rivals", f"{name}, one epoch")[2] == f"{ratio:.2f}"
 
 
 def test_collapse_is_counted_dimension_by_dimension():
@@ -172,6 +205,32 @@ def test_collapse_is_counted_dimension_by_dimension():
         assert len(kl) == 32
         assert sum(kl) == pytest.approx(row["kl"], abs=0.01)
         assert kl == sorted(kl, reverse=True)
+
+
+def test_warm_up_is_judged_by_what_is_minimised(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    collapse = importlib.import_module("collapse")
+    rows = result("collapse")["runs"]
+    assert [collapse.setting_of(row) for row in rows] == collapse.settings(2)
+    for beta in collapse.BETAS_WITH_SEEDS:
+        objectives = {
+            (row["warm_up"], row["seed"]): (
+                # The reconstruction loss, plus β times the KL.
+                row["elbo"] - row["kl"] + beta * row["kl"]
+            )
+            for row in rows
+            if row["beta"] == beta and row["hidden_units"] == [512, 512]
+        }
+        assert len(objectives) == 6
+        gaps = [objectives[2, seed] - objectives[0, seed] for seed in range(3)]
+        lines = (RESULTS / "collapse.md").read_text().split("Warm-up minus")
+        (line,) = (
+            line
+            for line in lines[1].splitlines()
+            if line.startswith(f"| 512-512 | {beta} |")
+        )
+        shown = float(line.split("|")[3].split()[0])
+        assert shown == pytest.approx(np.mean(gaps), abs=0.051)
 
 
 def test_alarms_are_set_by_validation_images():
