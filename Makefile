@@ -32,7 +32,8 @@ NOTEBOOKS := $(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb)))
 PACKAGE := $(shell find vae_keras -type f ! -name '*.pyc')
 # Last among prerequisites: other versions count, setting up anew does not.
 LOCK := requirements.lock | .venv/ready
-ALL := $(wildcard Makefile *.md *.toml *.yml *.py docs/* .github/*/*) \
+ALL := $(wildcard Makefile *.md *.toml *.yml *.py docs/* docs/latent/* \
+	.github/*/*) \
 	$(shell find vae_keras tests notebooks benchmarks examples \
 	-name '[!.]*.*' ! -path '*/.*' ! -name '*.pyc')
 
