@@ -126,13 +126,13 @@ def looked_into(data, image_shape=SHAPE):
 
 
 class Loader:
-    """An iterable that starts anew each time, as PyTorch's is."""
+    """An iterable of tuples that starts anew each time, as PyTorch's is."""
 
     def __init__(self, images):
         self.images = images
 
     def __iter__(self):
-        return iter(np.split(self.images, 4))
+        return ((part,) for part in np.split(self.images, 4))
 
 
 WRAPPERS = {
