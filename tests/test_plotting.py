@@ -302,8 +302,8 @@ def test_reconstructions_are_below_their_images(images, calls):
     assert axes.axison
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["image", "reconstruction"]
-    # The middle of each row; 14 pixels, a line of 1 and 14 more.
-    assert axes.get_yticks().tolist() == [7, 22]
+    # The middle of each row, 0 to 13 and, below a line of 1, 15 to 28.
+    assert axes.get_yticks().tolist() == [6.5, 21.5]
     assert axes.get_xticks().size == 0
 
 
@@ -612,6 +612,18 @@ def test_a_grid_of_no_class_is_explained(label):
         vae_keras.plot_latent_grid(new_conditional(), 3, label=label)
 
 
+def test_rows_have_labels(images):
+    figure = vae_keras.plot_images(
+        images[:7], columns=3, row_labels=["a", 2, "c"]
+    )
+    axes = figure.axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["a", "2", "c"]
+    assert axes.get_yticks().tolist() == [13.5, 42.5, 71.5]
+    with pytest.raises(ValueError, match=r"label for each row.*3 rows.*2 lab"):
+        vae_keras.plot_images(images[:7], columns=3, row_labels=["a", "b"])
+
+
 # === plot_history ===
 
 
@@ -632,7 +644,8 @@ def test_history_has_a_panel_for_each_loss():
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["training", "validation"]
     assert figure.axes[0].get_ylabel() == "nats per image"
-    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+    # One below the other, over the same epochs.
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "epoch"]
     for axes in figure.axes:
         assert np.array_equal(axes.get_xticks(), axes.get_xticks().round())
 
