@@ -619,7 +619,7 @@ def test_rows_have_labels(images):
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["a", "2", "c"]
-    assert axes.get_yticks().tolist() == [13.5, 42.5, 71.5]
+    assert axes.get_yticks().tolist() == [6.5, 21.5, 36.5]
     with pytest.raises(ValueError, match=r"label for each row.*3 rows.*2 lab"):
         vae_keras.plot_images(images[:7], columns=3, row_labels=["a", "b"])
 
