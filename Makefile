@@ -160,6 +160,7 @@ $(BOTH:=/05_convolutional_vae): \
 $(BOTH:=/06_evaluation): %/06_evaluation: %/03_training %/05_convolutional_vae
 $(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
 	$(RESULTS)/spatial.json
+$(BOTH:=/08_discrete_vae): $(RESULTS)/discrete.json $(RESULTS)/spatial.json
 $(BOTH:=/09_the_article_line_by_line): %/09_the_article_line_by_line: \
 	%/03_training %/05_convolutional_vae $(wildcard $(RESULTS)/*.json)
 $(BOTH:=/10_limitations): %/10_limitations: %/03_training \

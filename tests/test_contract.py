@@ -22,7 +22,14 @@ from tests.helpers import (
     run_python,
     scaled,
 )
-from vae_keras import ConditionalVAE, baselines, likelihoods, spatial
+from vae_keras import (
+    ConditionalVAE,
+    DiscreteVAE,
+    baselines,
+    discrete,
+    likelihoods,
+    spatial,
+)
 
 SHAPE = (8, 8, 1)
 CLASSES = 3
@@ -45,10 +52,27 @@ def maps():
     ]
 
 
+def feature_maps():
+    sizes = {"dim": 2, "filters": 2, "depth": 1}
+    return [
+        discrete.discrete_encoder(SHAPE, **sizes),
+        discrete.discrete_decoder(SHAPE, **sizes),
+    ]
+
+
+def quantizer_in_use():
+    """All codes are in use, so the first step does not move them."""
+    quantizer = discrete.Quantizer(5, seed=1)
+    quantizer.build((None, 4, 4, 2))
+    quantizer.usage.assign(np.full(5, 0.2))
+    return quantizer
+
+
 # A model is a line here, and all of this file holds for it: its class, what
 # makes its networks and other arguments, and its metrics after `loss`. What
 # has a likelihood has another one each, so that all are trained in every way.
 ELBO = ["reconstruction_loss", "kl_loss"]
+CODES = ["reconstruction_loss", "codebook_loss", "kl_loss", "perplexity"]
 ADVERSARIAL = ["generator_loss", "discriminator_loss"]
 GREY = {"likelihood": likelihoods.ContinuousBernoulli}
 COLOUR = {"likelihood": functools.partial(likelihoods.Gaussian, 1.0)}
@@ -56,6 +80,12 @@ MODELS = {
     "VAE": (vae_keras.VAE, lambda: mlp(2), {}, ELBO),
     "ConditionalVAE": (ConditionalVAE, lambda: mlp(2, CLASSES), COLOUR, ELBO),
     "SpatialVAE": (vae_keras.SpatialVAE, maps, GREY, ELBO),
+    "DiscreteVAE": (
+        DiscreteVAE,
+        feature_maps,
+        {"quantizer": quantizer_in_use, **GREY},
+        CODES,
+    ),
     "Autoencoder": (baselines.Autoencoder, lambda: mlp(2), {}, ELBO[:1]),
     "GAN": (baselines.GAN, lambda: mlp(1)[::-1], {}, ADVERSARIAL),
 }
@@ -206,7 +236,9 @@ def forms_of(x, y, w):
     yield "weights alone, dataset", pairs, False, True
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
+@models(
+    slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"]
+)
 @pytest.mark.filterwarnings("ignore:.*`shuffle=False`")
 def test_every_form_of_data_is_alike(name):
     """In `fit`, as `validation_data`, in `evaluate` and in `predict`."""
@@ -261,7 +293,7 @@ def test_every_form_of_data_is_alike(name):
         check("sample_weight alone", True, BATCH, X, sample_weight=W)
 
 
-@models(slow=["SpatialVAE", "GAN"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "GAN"])
 def test_arguments_by_position_are_those_of_keras(name):
     """They pass no check by, and mean the same."""
     model = compiled(name)
@@ -311,7 +343,7 @@ def test_means_are_over_examples(name, fixed_noise):
     assert first(steps_of(model)[0]) == expected
 
 
-@models(slow=["SpatialVAE"])
+@models(slow=["SpatialVAE", "DiscreteVAE"])
 def test_weights_multiply_the_losses_of_examples(name, fixed_noise):
     """Means are Σ wℓ / n, and so are gradients: both are linear in w."""
     model = scaled(compiled(name, keras.optimizers.SGD(0.01)))
@@ -341,13 +373,15 @@ def test_weights_multiply_the_losses_of_examples(name, fixed_noise):
         assert_steps_close(found[1], expected[1], rtol=1e-5)
 
 
-@models(slow=["SpatialVAE"])
+@models(slow=["SpatialVAE", "DiscreteVAE"])
 def test_regularizers_are_in_the_loss_alone(name, fixed_noise):
     plain = scaled(compiled(name, keras.optimizers.SGD(1e-4)))
     model = compiled(name, keras.optimizers.SGD(1e-4), change=regularized)
     model.set_weights(plain.get_weights())
-    kernels = [w.numpy() for w in plain.trainable_weights]
-    kernels = [w if np.ndim(w) == 2 else 0 * w for w in kernels]
+    kernels = [
+        w.numpy() if w.name == "kernel" and len(w.shape) == 2 else 0 * w.numpy()
+        for w in plain.trainable_weights
+    ]
     penalty = 0.7 * sum(np.sum(np.float64(w) ** 2) for w in kernels)
     run = {"batch_size": 20, "sample_weight": W}
     logs, expected = (logs_of(each, **run) for each in (model, plain))
@@ -384,7 +418,7 @@ def assert_trained_alike(one, other):
         np.testing.assert_allclose(values, expected[metric], rtol=1e-4)
 
 
-@models(slow=["SpatialVAE", "Autoencoder"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "Autoencoder"])
 def test_graph_eager_and_several_steps_agree(name):
     eager = trained(name, EAGER)
     graph = trained(name, {**GRAPH, "steps_per_execution": 2})
@@ -435,7 +469,7 @@ def counting(model):
 
 
 @pytest.mark.xla
-@models(slow=["SpatialVAE", "Autoencoder", "GAN"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"])
 def test_xla_agrees_and_a_subclass_adds_a_metric_and_a_log(name, fixed_noise):
     data, expected = (X[:16], Y[:16]), None
     for how in (EAGER, {**XLA, "steps_per_execution": 2}):
@@ -453,7 +487,7 @@ def test_xla_agrees_and_a_subclass_adds_a_metric_and_a_log(name, fixed_noise):
         assert_close(steps, expected[1], atol=2e-5)
 
 
-@models(slow=["SpatialVAE"])
+@models(slow=["SpatialVAE", "DiscreteVAE"])
 def test_training_reaches_the_networks(name):
     model = compiled(name, change=with_random_layers)
     networks = [x for x in model.layers if isinstance(x, keras.Model)]
@@ -469,7 +503,7 @@ def test_training_reaches_the_networks(name):
         assert np.any(variable.numpy() != value), variable.path
 
 
-@models(slow=["SpatialVAE", "Autoencoder"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "Autoencoder"])
 def test_evaluating_does_not_move_the_training_noise(name):
     one, other = compiled(name), compiled(name)
     run = {"batch_size": 20}
@@ -486,7 +520,7 @@ def test_evaluating_does_not_move_the_training_noise(name):
 # === Mixed precision ===
 
 
-@models(slow=["SpatialVAE", "Autoencoder", "GAN"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"])
 @pytest.mark.parametrize(
     ("policy", "epsilon"),
     [("mixed_bfloat16", 2**-8), ("mixed_float16", 2**-11)],
@@ -535,6 +569,8 @@ def test_generate_decodes_draws_from_the_prior(name):
     labels = [0, 2, 2]
     once = model.generate(labels=labels, seed=7)
     z = keras.random.normal((3, *model.latent_shape), seed=7)
+    if name == "DiscreteVAE":
+        z = keras.random.randint((3, *model.latent_shape), 0, 5, seed=7)
     np.testing.assert_array_equal(once, model.decode(z, labels))
     again = model.generate(3, labels=labels, seed=7)
     np.testing.assert_array_equal(once, again)
@@ -579,7 +615,7 @@ def test_reconstructions_are_decoded_codes(name):
     codes = codes if isinstance(codes, tuple) else (codes,)
     for code in codes:
         assert code.shape == (20, *model.latent_shape)
-        assert code.dtype == tf.float32
+        assert code.dtype == (tf.int32 if name == "DiscreteVAE" else tf.float32)
     decoded = model.decode(codes[0], Y)
     assert decoded.dtype == tf.float32
 
@@ -598,7 +634,7 @@ def test_reconstructions_are_decoded_codes(name):
         np.testing.assert_array_equal(model.encode(X)[0], model.encode(X, Y)[0])
 
 
-@models(slow=["SpatialVAE", "GAN"])
+@models(slow=["SpatialVAE", "DiscreteVAE", "GAN"])
 def test_training_lowers_the_loss(name):
     """But for adversaries, whose losses say little."""
     model = compiled(name, keras.optimizers.Adam(0.01), how=GRAPH)
@@ -699,7 +735,9 @@ def test_compile_refuses_other_losses(name):
     assert isinstance(model.optimizer, keras.optimizers.RMSprop)
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
+@models(
+    slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"]
+)
 def test_the_private_name_of_keras_may_go(name, monkeypatch):
     """One is overridden, for several replicas only, and no other."""
     model, private = compiled(name), "_maybe_symbolic_build"
@@ -721,7 +759,8 @@ def test_the_private_name_of_keras_may_go(name, monkeypatch):
 
 @every_model
 def test_config_round_trip(name):
-    kwargs = {} if name == "Autoencoder" else {"seed": 4}
+    has_noise = name not in ("Autoencoder", "DiscreteVAE")
+    kwargs = {"seed": 4} if has_noise else {}
     if "beta" in new_model(name).get_config():
         kwargs["beta"] = 2.5
     model = new_model(name, **kwargs, name="mine")
@@ -744,7 +783,7 @@ def test_config_round_trip(name):
         ]
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder"])
+@models(slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder"])
 def test_a_file_holds_all(name, tmp_path):
     """The weights, the training's state, and all random states."""
     model = compiled(name, change=with_random_layers)
@@ -834,10 +873,12 @@ def test_a_fresh_process_predicts_and_resumes_alike(tmp_path):
 
 
 # TensorFlow's convolutions refuse an empty share (oneDNN's, on some CPUs).
-CONVOLUTIONS = {"SpatialVAE"}
+CONVOLUTIONS = {"SpatialVAE", "DiscreteVAE"}
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
+@models(
+    slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"]
+)
 def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
     """Also where a replica's share of the last batch is smaller or empty."""
     sgd = functools.partial(keras.optimizers.SGD, 1e-4)
@@ -861,7 +902,9 @@ def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
         assert measured_two == pytest.approx(measured, rel=1e-5)
 
 
-@models(slow=["ConditionalVAE", "SpatialVAE", "Autoencoder", "GAN"])
+@models(
+    slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"]
+)
 def test_two_replicas_train_save_and_load(name, two, tmp_path):
     with two.scope():
         model = compiled(name, how={})

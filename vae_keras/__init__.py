@@ -3,7 +3,9 @@
 from vae_keras import (  # noqa: F401
     baselines,
     callbacks,
+    code_prior,
     digits,
+    discrete,
     likelihoods,
     priors,
     sample_quality,
@@ -11,6 +13,7 @@ from vae_keras import (  # noqa: F401
 )
 from vae_keras._checks import check_images
 from vae_keras.data import image_dataset, images_from_folder, load_mnist
+from vae_keras.discrete import DiscreteVAE
 from vae_keras.evaluation import (
     active_units,
     importance_weighted_nll,
@@ -41,6 +44,7 @@ __all__ = [
     "IWAE",
     "VAE",
     "ConditionalVAE",
+    "DiscreteVAE",
     "Sampling",
     "SpatialVAE",
     "active_units",

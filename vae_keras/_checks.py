@@ -176,6 +176,33 @@ def check_latents(z, latent_shape: Sequence[int]) -> None:
         )
 
 
+def check_codes(
+    codes, map_shape: Sequence[int], num_codes: int, may_be_empty: bool = False
+) -> None:
+    """Raises an error unless these are maps of codes."""
+    shape, remedy = tuple(getattr(codes, "shape", ())), None
+    received = f"shape {shape}"
+    if len(shape) != 1 + len(map_shape) or shape[1:] != tuple(map_shape):
+        remedy = "Take those of `encode`, or build for maps of this shape."
+    elif 0 in shape and not may_be_empty:
+        received = f"an empty array, shape {shape}"
+        remedy = "Check the split or the filter that selects them."
+    else:
+        values = np.asarray(codes)
+        if values.dtype.kind not in "iu":
+            received = f"dtype {values.dtype}"
+            remedy = "Codes are numbers of vectors: there is none between two."
+        elif np.any((values < 0) | (values >= num_codes)):
+            received = f"values from {values.min()} to {values.max()}"
+            remedy = "Take those of `encode` of a model with as many codes."
+    if remedy is not None:
+        raise ValueError(
+            f"Expected codes of shape (batch, {', '.join(map(str, map_shape))}"
+            f"), integers from 0 to {num_codes - 1}. Received: {received}. "
+            f"{remedy}"
+        )
+
+
 def check_labels(labels, num_classes: int, num_images: int | None) -> None:
     """Raises an error unless labels are classes, one for each image."""
     values = np.asarray(labels)

@@ -9,12 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras._checks import (
-    check_images,
-    check_labels,
-    check_weights,
-    explain_images,
-)
+from vae_keras._checks import check_labels, check_weights
 
 # Set while a batch is looked at: `image_dataset` then counts no epoch.
 peeking = threading.Event()
@@ -25,24 +20,25 @@ def checked_inputs(
     y=None,
     sample_weight=None,
     *,
-    image_shape,
+    check,
+    shape: tuple,
     num_classes: int | None = None,
     needs_labels: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Returns what Keras gets: `(x, y, sample_weight)`.
 
     Arrays, and what NumPy makes arrays of, are checked whole, datasets and
-    generators on their first batch. Labels that no model can use, such as
-    texts where labels are ignored, are left out.
+    generators on their first batch, by `check(x, in_pairs)`. Labels that no
+    model can use, such as texts where labels are ignored, are left out.
     """
-    if y is None and _is_tuple(x, 1 + len(image_shape)):
+    if y is None and _is_tuple(x, 1 + len(shape)):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(x))
         sample_weight = weight if sample_weight is None else sample_weight
     if _gives_batches(x):
-        x = _checked_batches(x, image_shape, num_classes, needs_labels)
+        x = _checked_batches(x, check, num_classes, needs_labels)
         return x, y, sample_weight
     x = as_array(x)
-    check_images(x, image_shape)
+    check(x)
     y = as_array(y)
     if num_classes is not None:
         check_labels(y, num_classes, len(x))
@@ -111,7 +107,7 @@ def _gives_batches(x) -> bool:
     return hasattr(x, "__iter__") and not is_array
 
 
-def _checked_batches(data, image_shape, num_classes, needs_labels) -> Any:
+def _checked_batches(data, check, num_classes, needs_labels) -> Any:
     """Looks at the first batch, and returns what still begins with it."""
     if isinstance(data, tf.distribute.DistributedDataset):
         return data  # Its batches lie on other devices already.
@@ -142,7 +138,7 @@ def _checked_batches(data, image_shape, num_classes, needs_labels) -> Any:
         )
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 3:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(tuple(batch))
-    explain_images(images, image_shape, in_pairs=labels is not None)
+    check(images, in_pairs=labels is not None)
     if num_classes is not None:
         check_labels(labels, num_classes, len(images))
         all_labels = getattr(data, "all_labels", None)  # of `image_dataset`

@@ -46,7 +46,8 @@ def _trouble_of_logs(logs, model) -> str | None:
         )
     kl = float(np.mean(logs.get("kl_loss", 0.0)))
     # A latent that is in use carries a few nats.
-    if kl > 1e4 * np.prod(model.latent_shape):
+    is_gaussian = getattr(model, "has_gaussian_posterior", False)
+    if is_gaussian and kl > 1e4 * np.prod(model.latent_shape):
         return (
             f"`kl_loss` is {kl:.2g} nats, so training has ended: z_log_var "
             "has run away. Give its layer `kernel_initializer='zeros'` and "

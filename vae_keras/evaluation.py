@@ -63,10 +63,11 @@ def importance_weighted_nll(
     −log p(x). In a `ConditionalVAE` all this is given the labels, and bounds
     −log p(x|y). Memory depends neither on `num_samples` nor on the number of
     images. On Linux the C library is asked, for the whole process, to keep
-    freed memory, as in `VAE.fit`.
+    freed memory, as in `VAE.fit`. The posterior of a `DiscreteVAE` is one
+    map of codes, so one sample tells all: its −ELBO.
 
     Args:
-        vae: a `VAE`.
+        vae: a `VAE` or a `DiscreteVAE`.
         images: held-out images in [0, 1], an array `(n, *image_shape)`;
             binarised if the model was trained on binarised images.
         labels: of a `ConditionalVAE`, integers `(n,)`.
@@ -97,6 +98,9 @@ def importance_weighted_nll(
 
     _check(vae, images, labels)
     num_samples = positive_integer("num_samples", num_samples)
+    if hasattr(vae, "code_nll"):
+        return _estimate(_bound_of_codes(vae, images, labels), 1)
+    _check_gaussian(vae)
     if batch_size is None:
         num_pixels = math.prod(vae.image_shape)
         batch_size = max(1, _MAX_PIXELS // (_BLOCK_SIZE * num_pixels))
@@ -183,15 +187,32 @@ def importance_weighted_nll(
             _check_finite(log_sum)
             per_image[batch] = np.log(num_samples) - log_sum
             bar.update(len(x))
+    return _estimate(per_image, num_samples)
+
+
+def _estimate(per_image: np.ndarray, num_samples: int) -> LikelihoodEstimate:
     standard_error = float("nan")
-    if len(images) > 1:
-        standard_error = float(per_image.std(ddof=1) / len(images) ** 0.5)
+    if len(per_image) > 1:
+        standard_error = float(per_image.std(ddof=1) / len(per_image) ** 0.5)
     return LikelihoodEstimate(
         mean=float(per_image.mean()),
         standard_error=standard_error,
         num_samples=num_samples,
         per_image=per_image,
     )
+
+
+def _bound_of_codes(vae, images, labels) -> np.ndarray:
+    """−log p(x|z(x)) − log p(z(x)) of each image, float64."""
+    per_image = []
+    for start in range(0, len(images), 500):
+        batch = slice(start, start + 500)
+        x = tf.cast(images[batch], tf.float32)
+        y = None if labels is None else tf.constant(labels[batch], tf.int32)
+        nll, _, kl, _ = vae.bound_terms((x, y), training=False)
+        _check_finite(nll, kl)
+        per_image.append(np.float64(nll) + np.float64(kl))
+    return np.concatenate(per_image)
 
 
 def active_units(vae, images, labels=None, *, threshold: float = 0.01) -> int:
@@ -215,6 +236,7 @@ def active_units(vae, images, labels=None, *, threshold: float = 0.01) -> int:
     >>> vae_keras.active_units(vae, images) <= 2
     True
     """
+    _check_gaussian(vae)
     z_mean, _ = _posteriors(vae, images, labels)
     return _num_active(z_mean, threshold)
 
@@ -232,8 +254,11 @@ def _num_active(z_mean: np.ndarray, threshold: float = 0.01) -> int:
 def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
     """Measures how many nats each latent dimension carries.
 
+    In a `DiscreteVAE`, how many it takes to say the code of each place,
+    −log p(zᵢⱼ | places before), whatever the prior.
+
     Args:
-        vae: a `VAE`.
+        vae: a `VAE` or a `DiscreteVAE`.
         images: images in [0, 1], an array `(n, *image_shape)`.
         labels: of a `ConditionalVAE`, integers `(n,)`.
 
@@ -251,6 +276,9 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
     >>> vae_keras.kl_per_dimension(vae, images).shape
     (2,)
     """
+    if hasattr(vae, "code_nll"):
+        return _nll_of_places(vae, images, labels)
+    _check_gaussian(vae)
     if not vae.prior.is_standard_normal:
         raise ValueError(
             "Expected a model whose prior is N(0, I): then the KL is a sum "
@@ -259,6 +287,18 @@ def kl_per_dimension(vae, images, labels=None) -> np.ndarray:
             "use."
         )
     return _mean_kl(*_posteriors(vae, images, labels))
+
+
+def _nll_of_places(vae, images, labels) -> np.ndarray:
+    """−log p(zᵢⱼ | places before), the mean over images."""
+    _check(vae, images, labels)
+    total = np.zeros(vae.latent_shape)
+    for start in range(0, len(images), 500):
+        batch = slice(start, start + 500)
+        y = None if labels is None else labels[batch]
+        nll = vae.code_nll(vae.encode(images[batch]), y)
+        total += np.float64(nll).sum(axis=0)
+    return total / len(images)
 
 
 def _mean_kl(z_mean: np.ndarray, z_log_var: np.ndarray) -> np.ndarray:
@@ -281,6 +321,15 @@ def _check(vae, images, labels) -> None:
     check_images(images, vae.image_shape)
     if vae.num_classes is not None:
         check_labels(labels, vae.num_classes, len(images))
+
+
+def _check_gaussian(vae) -> None:
+    if not vae.has_gaussian_posterior:
+        raise ValueError(
+            "Expected a model whose posterior is a Gaussian, as a `VAE`'s. "
+            f"Received: a {type(vae).__name__}. `evaluate` gives what can be "
+            "measured of it."
+        )
 
 
 def _check_finite(*values) -> None:

@@ -69,6 +69,7 @@ class VAE(ImageModel):
         arXiv:1312.6114. Higgins et al., "beta-VAE", ICLR 2017, for β.
     """
 
+    has_gaussian_posterior = True
     # Whether the loss weighs the KL term, so that β can be set.
     has_beta = True
     _takes_labels = False
@@ -162,7 +163,7 @@ class VAE(ImageModel):
         z_mean, _ = self.encoder(self._given(x, labels), training=training)
         return self._pixel_means(self._given(z_mean, labels), training)
 
-    def _draw_latents(self, num_images, seed) -> tf.Tensor:
+    def _draw_latents(self, num_images, seed, labels) -> tf.Tensor:
         return self.prior.sample(num_images, seed)
 
     def _pixel_means(self, inputs, training) -> tf.Tensor:

@@ -176,7 +176,9 @@ def plot_latent_space(
         )
         _draw_classes(axes, z_mean, index, beside, class_names)
     prior = getattr(vae, "prior", None)
-    is_standard_normal = prior is None or prior.is_standard_normal
+    is_standard_normal = vae._latent_dtype == "float32" and (
+        prior is None or prior.is_standard_normal
+    )
     for probability in (0.5, 0.95) if is_standard_normal else ():
         # The radius within which a 2-D standard normal has that mass.
         radius = np.sqrt(-2 * np.log(1 - probability))
@@ -261,6 +263,12 @@ def plot_interpolation(
     of_ends = of_steps = None
     if labels is not None:
         of_ends, of_steps = np.tile(labels, 2), np.repeat(labels, steps)
+    if vae._latent_dtype != "float32":
+        raise ValueError(
+            "Expected a model whose latents are real numbers, so that there "
+            f"is a way between two. Received: a {type(vae).__name__}, whose "
+            "latents are codes. Change one code at a time, and `decode`."
+        )
     encoded = vae.encode(np.concatenate([start, end]), of_ends)
     z_start, z_end = np.split(np.asarray(keras.tree.flatten(encoded)[0]), 2)
     z = np.linspace(z_start, z_end, steps, axis=1)  # (n, steps, *latent)
