@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import tensorflow as tf
 from sklearn.mixture import GaussianMixture
 
 import vae_keras
 from tests.helpers import ROOT
-from vae_keras import sample_quality, spatial
+from vae_keras import code_prior, discrete, sample_quality, spatial
 
 IMAGE_SHAPE, LATENT_DIM, HIDDEN_UNITS = (28, 28, 1), 2, (32, 32)
 SEED = 3
@@ -158,6 +159,46 @@ def compare_spatial(notebook, images):
     )
 
 
+def compare_discrete(notebook, images):
+    features = np.random.default_rng(SEED).normal(size=(5, 4, 4, 16))
+    ours, theirs = notebook["Quantizer"](32), discrete.Quantizer(32)
+    outputs = []
+    for layer in (ours, theirs):
+        layer.build(features.shape)
+        layer.codebook.assign(np.random.default_rng(0).normal(size=(32, 16)))
+        x = keras.ops.convert_to_tensor(features, "float32")
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            z_q, codes, loss = layer(x)
+            total = keras.ops.sum(z_q**3) + keras.ops.sum(loss)
+        gradients = tape.gradient(total, [x, layer.codebook.value])
+        outputs.append([z_q, codes, loss, *map(tf.convert_to_tensor, gradients)])
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    # What each stack sees, against the gradients of the package's prior.
+    for place in ((2, 2), (1, 3)):
+        seen = notebook["seen"](place)
+        for context, sees in zip(("vertical", "horizontal"), seen, strict=True):
+            prior = code_prior.CodePrior(
+                (4, 4), 5, filters=4, num_layers=3, context=context
+            )
+            prior.set_weights([w + 0.1 for w in prior.get_weights()])
+            found = code_prior_sees(prior, place)
+            np.testing.assert_array_equal(found, sees)
+
+
+def code_prior_sees(prior, place):
+    """Which codes move the output at a place, one changed at a time."""
+    base = np.zeros((1, 4, 4), int)
+    before = prior(base)[0][place]
+    sees = np.zeros((4, 4), bool)
+    for i, j in np.ndindex(4, 4):
+        changed = base.copy()
+        changed[0, i, j] = 3
+        sees[i, j] = np.any(prior(changed)[0][place] != before)
+    return sees
+
+
 # === Notebooks 6, 9 and 10: measures ===
 
 
@@ -280,6 +321,7 @@ COMPARISONS = {
     5: compare_networks,
     6: compare_measures,
     7: compare_spatial,
+    8: compare_discrete,
     9: compare_article,
     10: compare_limitations,
 }
@@ -302,6 +344,10 @@ def test_notebook_and_package_agree(images, number):
         (5, "keras.layers.Add()", "keras.layers.Maximum()"),
         (5, "activation='silu'", "activation='relu'"),
         (5, "padding='same', activation='relu'", "padding='same'"),
+        (8, "squares - 2 * products", "squares - products"),
+        (8, "vectors - features", "features - vectors"),
+        (8, "self.commitment * drift", "drift"),
+        (8, "(1, 1), (0, 0)", "(2, 0), (0, 0)"),
         (6, "+ log_prior", "- log_prior"),
         (6, "np.log(2 * np.pi) +", ""),
         (6, "> 0.01", "> 10"),
