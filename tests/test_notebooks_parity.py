@@ -172,7 +172,9 @@ def compare_discrete(notebook, images):
             z_q, codes, loss = layer(x)
             total = keras.ops.sum(z_q**3) + keras.ops.sum(loss)
         gradients = tape.gradient(total, [x, layer.codebook.value])
-        outputs.append([z_q, codes, loss, *map(tf.convert_to_tensor, gradients)])
+        outputs.append(
+            [z_q, codes, loss, *map(tf.convert_to_tensor, gradients)]
+        )
     for one, other in zip(*outputs, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     # What each stack sees, against the gradients of the package's prior.

@@ -73,7 +73,7 @@ class CodePrior(OwnLossModel):
         map_shape: Sequence[int],
         num_codes: int,
         num_classes: int | None = None,
-        filters: int = 64,
+        filters: int = 32,
         num_layers: int = 4,
         context: str = "both",
         **kwargs,
