@@ -1,8 +1,10 @@
 """The committed results say what the code says, and the commands run."""
 
 import importlib
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -124,6 +126,56 @@ def test_spatial_models_are_those_of_the_package():
             assert row["parameters"] == parameters(*networks[kind])
         mean = np.mean([row["elbo"] for row in runs])
         assert cells_of("spatial", kind)[4].startswith(f"{mean:.1f} ")
+
+
+def test_discrete_models_had_equal_seconds_and_tuning():
+    results = result("discrete")
+    rates = {"points": {}, "categorical": {}}
+    for row in results["rates"]:
+        rates[row["kind"]][row["rate"]] = row["elbo"]
+    script = {}
+    source = (ROOT / "benchmarks" / "discrete.py").read_text()
+    exec(re.search(r"^LEARNING_RATES.*$", source, re.M).group(), script)
+    for kind, tries in rates.items():
+        best = min(tries, key=tries.get)
+        assert best == script["LEARNING_RATES"][kind]
+        assert best not in (min(tries), max(tries))
+    for kind in ("points", "categorical", "gaussian"):
+        rows = [r for r in results["posteriors"] if r["kind"] == kind]
+        assert sorted(row["seed"] for row in rows) == [0, 1, 2]
+        seconds = [sum(row["seconds"]) for row in rows]
+        assert max(seconds) < 1.25 * results["seconds"]
+        for row in rows:
+            bound = row["reconstruction"] + row["kl"]
+            assert row["elbo"] == pytest.approx(bound)
+            assert 0 < row["neighbours"][0] < row["neighbours"][1]
+            if kind != "gaussian":
+                assert row["uniform_kl"] == pytest.approx(16 * np.log(32))
+        mean = np.mean([row["elbo"] for row in rows])
+        assert cells_of("discrete", kind)[4].startswith(f"{mean:.1f} ")
+
+
+def test_more_codes_cost_more_and_describe_better():
+    """In each size of the map, and place by place with less to see."""
+    results = result("discrete")
+    sides = {tuple(row["places"]) for row in results["sizes"]}
+    assert len(sides) == 3
+    for side in sides:
+        rows = [r for r in results["sizes"] if tuple(r["places"]) == side]
+        rows.sort(key=lambda row: row["num_codes"])
+        for fewer, more in itertools.pairwise(rows):
+            assert fewer["kl"] < more["kl"] < more["uniform"]
+            assert fewer["reconstruction"] > more["reconstruction"]
+    for row in results["contexts"]:
+        assert np.sum(row["places"]) == pytest.approx(row["kl"])
+    for seed in (0, 1, 2):
+        kl = {
+            row["context"]: row["kl"]
+            for row in results["contexts"]
+            if row["seed"] == seed
+        }
+        assert kl["both"] < min(kl["vertical"], kl["horizontal"])
+        assert max(kl["vertical"], kl["horizontal"]) < kl["none"]
 
 
 def test_long_training_is_read_off_its_curves():
