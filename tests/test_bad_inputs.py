@@ -15,7 +15,9 @@ import tensorflow as tf
 import vae_keras
 from vae_keras import (
     callbacks,
+    code_prior,
     digits,
+    discrete,
     evaluation,
     likelihoods,
     sample_quality,
@@ -77,6 +79,14 @@ NUMBERS = [
     (vae_keras.conv_decoder, IMAGE_AND_LATENT, f"{MAPS} hidden_units"),
     (spatial.spatial_encoder, IMAGE_AND_MAPS, f"{MAPS} num_maps hidden_units"),
     (spatial.spatial_decoder, IMAGE_AND_MAPS, f"{MAPS} num_maps"),
+    (discrete.discrete_encoder, {"image_shape": SHAPE}, f"{MAPS} dim"),
+    (discrete.discrete_decoder, {"image_shape": SHAPE}, f"{MAPS} dim"),
+    (discrete.Quantizer, {}, "num_codes"),
+    (
+        code_prior.CodePrior,
+        {"map_shape": (4, 4), "num_codes": 8},
+        "map_shape num_codes num_classes filters num_layers",
+    ),
     (digits.build_classifier, {}, "filters"),
     (vae_keras.image_dataset, {"images": PIXELS}, "batch_size"),
     (callbacks.KLWarmUp, {}, "num_epochs"),

@@ -46,6 +46,17 @@ def spatial_vae(model_class=vae_keras.SpatialVAE):
     )
 
 
+def discrete_vae():
+    sizes = {"image_shape": (8, 8, 1), "dim": 3, "filters": 4, "depth": 1}
+    prior = vae_keras.code_prior.CodePrior((4, 4), 6, filters=4, num_layers=1)
+    return vae_keras.DiscreteVAE(
+        vae_keras.discrete.discrete_encoder(**sizes),
+        vae_keras.discrete.discrete_decoder(**sizes),
+        quantizer=6,
+        prior=prior,
+    )
+
+
 def conditional_vae():
     kwargs = {"hidden_units": (16,), "num_classes": 3}
     return vae_keras.ConditionalVAE(
@@ -65,7 +76,8 @@ def gan():
     )
 
 
-MODELS = [dense_vae, conv_vae, spatial_vae, conditional_vae, autoencoder, gan]
+MODELS = [dense_vae, conv_vae, spatial_vae, discrete_vae, conditional_vae]
+MODELS += [autoencoder, gan]
 LABELS = np.array([2, 0, 1, 1, 2], "int32")
 
 
@@ -121,7 +133,10 @@ def part_of(model, part):
     """What can leave: a Keras model, its inputs, the outputs to expect."""
     labels = [] if model.num_classes is None else [LABELS]
     if part == "generator":
-        inputs = [3 * random_inputs(model.latent_shape) - 1.5, *labels]
+        z = 3 * random_inputs(model.latent_shape) - 1.5
+        if isinstance(model, vae_keras.DiscreteVAE):  # codes 0 to 5
+            z = np.int32(2 * z + 3)
+        inputs = [z, *labels]
         expected = model.decode(*inputs).numpy()
     else:
         inputs = [random_inputs(model.image_shape), *labels]

@@ -29,12 +29,22 @@ def spatial_vae():
     )
 
 
+def discrete_vae():
+    sizes = {"dim": 3, "filters": 4, "depth": 1}
+    return vae_keras.DiscreteVAE(
+        vae_keras.discrete.discrete_encoder(SHAPE, **sizes),
+        vae_keras.discrete.discrete_decoder(SHAPE, **sizes),
+        quantizer=6,
+    )
+
+
 MODELS = {
     "VAE": lambda: vae_keras.VAE(dense("en"), dense("de"), seed=1),
     "ConditionalVAE": lambda: vae_keras.ConditionalVAE(
         dense("en", num_classes=3), dense("de", num_classes=3)
     ),
     "SpatialVAE": spatial_vae,
+    "DiscreteVAE": discrete_vae,
     "Autoencoder": lambda: vae_keras.baselines.Autoencoder(
         dense("en"), dense("de")
     ),
