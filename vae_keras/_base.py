@@ -33,7 +33,7 @@ class OwnLossModel(keras.Model):
     # What a compiled step has read, so that to set it would do nothing.
     _fixed: tuple[str, ...] = ("encoder", "decoder", "likelihood", "prior")
     _fixed += ("discriminator", "seed", "num_classes", "image_shape")
-    _fixed += ("latent_shape", "quantizer", "commitment")
+    _fixed += ("latent_shape", "quantizer")
     # In models with noise, what `_add_noise` makes of it.
     validation_sampling: Any = None
     _validation_id = None
@@ -87,6 +87,11 @@ class OwnLossModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._means)
 
+    @property
+    def _network_classes(self) -> int | None:
+        """The number of classes, if `call` looks at labels."""
+        return self.num_classes
+
     # === Training ===
 
     # Keras's own signatures, written out: any argument may come by position.
@@ -98,17 +103,18 @@ class OwnLossModel(keras.Model):
         sample_weight=None, initial_epoch=0, steps_per_epoch=None,
         validation_steps=None, validation_batch_size=None, validation_freq=1,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`, after a look at the images.
+        """As `keras.Model.fit`, after a look at the data.
 
         On Linux it also asks the C library, for the whole process, to keep
         freed memory for the next step, unless a GPU does the work or a
         `MALLOC_…` environment variable is set.
 
         Raises:
-            ValueError: before the first step, if the images (all of an
-                array, the first batch of anything else) are not floats in
-                [0, 1] of the model's `image_shape`, or the labels not
-                those that a conditional model needs.
+            ValueError: before the first step, if the data (all of an
+                array, the first batch of anything else) are not what the
+                model takes: images that are floats in [0, 1] of its
+                `image_shape`, or codes; or the labels not those that a
+                conditional model needs.
         """
         x, y, sample_weight = self._checked(
             x, y, sample_weight, needs_labels=class_weight is not None
@@ -179,10 +185,13 @@ class OwnLossModel(keras.Model):
 
     def predict_on_batch(self, x):
         """As `predict`, of one batch."""
-        x, labels, _ = self._checked(x)
-        if self.num_classes is not None and labels is not None:
-            x = x, labels
-        return super().predict_on_batch(x)
+        return super().predict_on_batch(self._as_network_inputs(x))
+
+    def _as_network_inputs(self, x):
+        """What `predict` hands on: data, checked, with labels if need be."""
+        x, labels, _ = self._checked(x, num_classes=self._network_classes)
+        is_pair = self._network_classes is not None and labels is not None
+        return (x, labels) if is_pair else x
 
     def predict(
         self,
@@ -196,9 +205,7 @@ class OwnLossModel(keras.Model):
 
         The same look as in `fit` comes first.
         """
-        x, labels, _ = self._checked(x)
-        if self.num_classes is not None and labels is not None:
-            x = x, labels
+        x = self._as_network_inputs(x)
         callbacks = self._callbacks(
             callbacks, verbose, num_batches(x, batch_size, steps)
         )
@@ -207,7 +214,7 @@ class OwnLossModel(keras.Model):
     def predict_step(self, data):
         # Arrays come as one input, the pair; batches of a dataset as x, y.
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        is_pair = self.num_classes is not None and labels is not None
+        is_pair = self._network_classes is not None and labels is not None
         return self((x, labels) if is_pair else x, training=False)
 
     def _checked(self, x, y=None, sample_weight=None, **kwargs) -> tuple:
@@ -217,8 +224,7 @@ class OwnLossModel(keras.Model):
             sample_weight,
             check=self._check_x,
             shape=self._x_shape,
-            num_classes=self.num_classes,
-            **kwargs,
+            **{"num_classes": self.num_classes, **kwargs},
         )
 
     def _callbacks(
@@ -540,7 +546,7 @@ class ImageModel(OwnLossModel):
             copy = self._float32_copy()
             return copy._plain_model(name, input_name, shape, dtype)
         inputs = [keras.Input(shape, name=input_name, dtype=dtype)]
-        if self.num_classes is not None:
+        if self._network_classes is not None:
             inputs.append(keras.Input((), dtype="int32", name="labels"))
         if len(inputs) == 1:
             (inputs,) = inputs

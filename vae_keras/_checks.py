@@ -192,6 +192,8 @@ def check_codes(
         if values.dtype.kind not in "iu":
             received = f"dtype {values.dtype}"
             remedy = "Codes are numbers of vectors: there is none between two."
+            if values.dtype.kind == "f" and np.all(values == np.floor(values)):
+                remedy = "Convert them: `codes.astype('int32')`."
         elif np.any((values < 0) | (values >= num_codes)):
             received = f"values from {values.min()} to {values.max()}"
             remedy = "Take those of `encode` of a model with as many codes."

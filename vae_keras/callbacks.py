@@ -148,8 +148,8 @@ def _check_vae(callback: keras.callbacks.Callback) -> None:
         name = type(callback).__name__
         raise ValueError(
             f"Expected a `VAE` to use `{name}` with: other models have no "
-            f"KL term. Received: {type(callback.model).__name__}. Leave "
-            f"`{name}` out."
+            f"Gaussian posterior. Received: {type(callback.model).__name__}. "
+            f"Leave `{name}` out."
         )
 
 

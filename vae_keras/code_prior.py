@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from vae_keras._base import OwnLossModel, weighted
+from vae_keras._base import OwnLossModel, is_symbolic, weighted
 from vae_keras._checks import (
     check_codes,
     check_labels,
@@ -41,15 +41,18 @@ class CodePrior(OwnLossModel):
         num_classes: of a prior p(z|y), the number of classes; labels are
             then needed wherever codes are.
         filters: the channels of each stack.
-        num_layers: the layers of each stack. With n of them a place sees n
-            rows up, n columns to each side there, and n + 1 to the left.
+        num_layers: the layers of each stack. With n of them a place sees
+            n + 1 rows up, there n columns to each side, and n + 1 places
+            to its left.
         context: what a place may see: `"both"`, `"vertical"`,
             `"horizontal"`, or `"none"`, but for where it is.
         **kwargs: keyword arguments of `keras.Model`.
 
     `fit` and `evaluate` take codes, or codes and labels, in any form in
-    which a `VAE` takes images. The metric is `loss`, in nats per map. Other
-    codes than those are a `ValueError`.
+    which a `VAE` takes images; `predict` gives logits. The metric is `loss`,
+    in nats per map. All that is in an array is checked, of anything else
+    the first batch: other codes than those are a `ValueError`. It computes
+    in float32, whatever the dtype policy.
 
     Example:
     >>> import numpy as np
@@ -67,6 +70,7 @@ class CodePrior(OwnLossModel):
     """
 
     _fixed = (*OwnLossModel._fixed, "map_shape", "num_codes", "context")
+    _fixed += ("filters", "num_layers", "network")
 
     def __init__(
         self,
@@ -97,7 +101,12 @@ class CodePrior(OwnLossModel):
         self.context = context
         if num_classes is not None:
             self.num_classes = positive_integer("num_classes", num_classes)
-        self.network = self._new_network()
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float32")  # Densities are exact.
+        try:
+            self.network = self._new_network()
+        finally:
+            keras.config.set_dtype_policy(policy)
         self._sampler: Any = None
         self._add_metrics("loss")
         self.built = True
@@ -153,6 +162,11 @@ class CodePrior(OwnLossModel):
         return self._logits(codes, labels, training)
 
     def _logits(self, codes, labels, training=False) -> tf.Tensor:
+        if not is_symbolic(codes):
+            num_codes = self.num_codes
+            check_codes(codes, self.map_shape, num_codes, may_be_empty=True)
+            if self.num_classes is not None:
+                check_labels(labels, self.num_classes, len(codes))
         inputs = tf.cast(codes, tf.int32)
         if self.num_classes is not None:
             inputs = [inputs, tf.cast(labels, tf.int32)]
@@ -208,7 +222,7 @@ class CodePrior(OwnLossModel):
                 ],
             )
         root: Any = tf.random.fold_in(tf.constant([0, 0]), seed)
-        return self._sampler(tf.cast(labels, tf.int32), root)
+        return self._sampler(tf.cast(labels, tf.int32), tf.cast(root, tf.int32))
 
     def _sampled(self, labels, seed) -> tf.Tensor:
         height, width = self.map_shape

@@ -44,9 +44,10 @@ class Quantizer(keras.layers.Layer):
 
         codebook_loss = ‖sg(f) − e_k‖² + commitment · ‖f − sg(e_k)‖²
 
-    In training, codes that are out of use, as all are before the first
-    step, are moved to features of the batch, drawn at random, as in
-    Dhariwal et al.
+    In training, codes whose share of the places has fallen below a twentieth
+    of an even share are moved to features of the batch, drawn at random, as
+    in Dhariwal et al.: after some sixty batches in which no feature chose
+    them, and in the first batch at once.
 
     Args:
         num_codes: K, the size of the codebook.
@@ -66,6 +67,7 @@ class Quantizer(keras.layers.Layer):
     Attributes:
         codebook: the vectors e, a variable `(num_codes, dim)`.
         usage: the share of each code in the last twenty batches or so.
+        commitment: as given.
 
     Example:
     >>> import numpy as np
@@ -99,11 +101,16 @@ class Quantizer(keras.layers.Layer):
                 f"greater. Received: commitment={commitment!r}. The paper "
                 "has 0.25."
             )
-        self.commitment = float(commitment)
+        self._commitment = float(commitment)
         self.seed = integer_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(
             self.seed, name="seed_generator"
         )
+
+    @property
+    def commitment(self) -> float:
+        """The weight of the second term; a compiled step has read it."""
+        return self._commitment
 
     def build(self, input_shape):
         self.codebook = self.add_weight(
@@ -165,9 +172,11 @@ class Quantizer(keras.layers.Layer):
             vectors = ops.take(flat, chosen, axis=0)
             return ops.where(unused[:, None], vectors, self.codebook)
 
+        # A replica's share of a batch may be empty.
+        has_any = ops.logical_and(ops.any(unused), ops.shape(features)[0] > 0)
         self.codebook.assign(
             ops.cond(
-                ops.any(unused),
+                has_any,
                 moved,
                 lambda: ops.convert_to_tensor(self.codebook),
             )
@@ -176,6 +185,11 @@ class Quantizer(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape, input_shape[:-1], input_shape[:1]
+
+    def compute_output_spec(self, features, training=False):
+        shapes = self.compute_output_shape(features.shape)
+        dtypes = "float32", "int32", "float32"
+        return tuple(map(keras.KerasTensor, shapes, dtypes))
 
     def get_config(self) -> dict:
         own = {
@@ -189,10 +203,10 @@ class Quantizer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 class Perplexity(keras.metrics.Metric):
-    """The number of codes that are in use: exp of their entropy.
+    """How many codes are in use, counted by how often: exp of their entropy.
 
-    From 1, if all places have one code, to `num_codes`, if all codes are as
-    frequent.
+    From 1, if all places have one code, to `num_codes`, if all codes are
+    equally frequent.
 
     Args:
         num_codes: the size of the codebook.
@@ -213,15 +227,15 @@ class Perplexity(keras.metrics.Metric):
             (self.num_codes,), "zeros", name="counts"
         )
 
-    def update_state(self, codes, sample_weight=None):
+    def update_state(self, codes):
         codes = ops.reshape(ops.convert_to_tensor(codes), (-1,))
         counts = ops.sum(ops.one_hot(codes, self.num_codes), axis=0)
         self.counts.assign_add(counts)
 
     def result(self):
         share = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
-        surprise = ops.where(share > 0, -ops.log(ops.maximum(share, 1e-30)), 0)
-        return ops.exp(ops.sum(share * surprise))
+        # Of what is never seen, 0 log 0 = 0.
+        return ops.exp(-ops.sum(share * ops.log(ops.maximum(share, 1e-30))))
 
     def get_config(self) -> dict:
         return {"num_codes": self.num_codes, "name": self.name}
@@ -253,24 +267,28 @@ class DiscreteVAE(ImageModel):
         decoder: a Keras model, such features to the likelihood's
             parameters, as `discrete_decoder`.
         quantizer: a `Quantizer`, or the number of codes.
+        seed: int or `None`, the seed of a quantizer that is made of a number.
         likelihood: p(x|z), as in `VAE`.
         prior: p(z), a `CodePrior`, or `None`: all maps are equally
             probable, which costs log K nats a place.
         **kwargs: keyword arguments of `keras.Model`.
 
     The prior is learned afterwards, by itself, from the codes of training
-    images. A second model of the same parts then generates from it:
+    images, and a second model of the same parts generates from it:
 
         prior = CodePrior(vae.latent_shape, vae.quantizer.num_codes)
         prior.compile("adam")
         prior.fit(vae.encode(images))
-        vae = DiscreteVAE(vae.encoder, vae.decoder, vae.quantizer, prior=prior)
+        vae = vae.with_prior(prior)
+
+    To train the codes further is to change them: then fit the prior again.
+    With a prior that has classes all this bounds −log p(x|y).
 
     `fit`, `evaluate` and `predict` take the same data as a `VAE`, and with a
     prior that has classes the same as a `ConditionalVAE`. The metrics are
     `loss`, `reconstruction_loss`, `codebook_loss` and `kl_loss`, means over
-    examples in nats per image but for `codebook_loss`, and `perplexity`,
-    the number of codes in use.
+    examples in nats per image but for `codebook_loss`, and `perplexity`:
+    how many codes are in use.
 
     Example:
     >>> import vae_keras
@@ -292,12 +310,15 @@ class DiscreteVAE(ImageModel):
     """
 
     _latent_dtype = "int32"
+    # Only the prior looks at labels.
+    _network_classes = None
 
     def __init__(
         self,
         encoder: keras.Model,
         decoder: keras.Model,
         quantizer: Quantizer | int = 128,
+        seed: int | None = None,
         likelihood: str | likelihoods.Likelihood = "bernoulli",
         prior: CodePrior | None = None,
         **kwargs,
@@ -306,7 +327,7 @@ class DiscreteVAE(ImageModel):
         self.encoder = encoder
         self.decoder = decoder
         if not isinstance(quantizer, Quantizer):
-            quantizer = Quantizer(quantizer)
+            quantizer = Quantizer(quantizer, seed=seed)
         self.quantizer = quantizer
         self.likelihood = likelihoods.get(likelihood)
         self.image_shape, feature_shape = matching_shapes(
@@ -319,14 +340,23 @@ class DiscreteVAE(ImageModel):
                 "networks with `vae_keras.discrete.discrete_encoder` and "
                 "`discrete_decoder`."
             )
+        width = feature_shape[-1]
+        if quantizer.built and quantizer.codebook.shape[1] != width:
+            raise ValueError(
+                f"Expected `quantizer` to have vectors of the {width} numbers "
+                "that `encoder` gives each place. Received: vectors of "
+                f"{quantizer.codebook.shape[1]}. Use the same `dim`, or pass "
+                "the number of codes."
+            )
         self.quantizer(keras.KerasTensor((None, *feature_shape)))
         self.latent_shape = feature_shape[:2]
         self.prior = prior
         if prior is not None:
             self._check_prior(prior)
             self.num_classes = prior.num_classes
-        names = "loss", "reconstruction_loss", "codebook_loss", "kl_loss"
-        self._add_metrics(*names)
+        self._add_metrics(
+            "loss", "reconstruction_loss", "codebook_loss", "kl_loss"
+        )
         self._perplexity = Perplexity(self.quantizer.num_codes)
         self.built = True
 
@@ -360,6 +390,28 @@ class DiscreteVAE(ImageModel):
     def trainable_variables(self):
         return self.trainable_weights
 
+    @property
+    def non_trainable_weights(self):
+        others = {id(weight) for weight in self.trainable_weights}
+        return [weight for weight in self.weights if id(weight) not in others]
+
+    def with_prior(self, prior: CodePrior) -> "DiscreteVAE":
+        """Returns a model of the same parts, with this prior.
+
+        It shares encoder, decoder and quantizer with this one, and is
+        compiled if this one is.
+        """
+        model = type(self)(
+            self.encoder,
+            self.decoder,
+            self.quantizer,
+            likelihood=self.likelihood,
+            prior=prior,
+        )
+        if self.compiled:
+            model.compile_from_config(self.get_compile_config())
+        return model
+
     # === Using the model ===
 
     def encode(self, x, labels=None) -> tf.Tensor:
@@ -369,7 +421,13 @@ class DiscreteVAE(ImageModel):
             x: images in [0, 1], `(batch, *image_shape)`.
             labels: ignored; only the prior looks at them.
         """
-        return self._quantized(self._eager_images(x), training=False)[1]
+        x = self._eager_images(x)
+        if is_symbolic(x):
+            return self._quantized(x, training=False)[1]
+        # In parts, since all images of a data set may come at once.
+        parts = [x[i : i + 1000] for i in range(0, len(x), 1000)]
+        codes = [self._quantized(part, training=False)[1] for part in parts]
+        return tf.concat(codes, axis=0)
 
     def call(self, inputs, training=None) -> tf.Tensor:
         """Returns reconstructions."""

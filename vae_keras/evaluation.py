@@ -97,6 +97,8 @@ def importance_weighted_nll(
     from tqdm import tqdm
 
     _check(vae, images, labels)
+    if vae.num_classes is None:
+        labels = None
     num_samples = positive_integer("num_samples", num_samples)
     if hasattr(vae, "code_nll"):
         return _estimate(_bound_of_codes(vae, images, labels), 1)
@@ -164,8 +166,6 @@ def importance_weighted_nll(
         tf.TensorSpec((None, *vae.image_shape), tf.float32),
         tf.TensorSpec((None,), tf.int32),
     ]
-    if vae.num_classes is None:
-        labels = None
     if labels is not None:
         labels = tf.constant(labels, tf.int32)
         specs.append(tf.TensorSpec((None,), tf.int32))
@@ -295,7 +295,8 @@ def _nll_of_places(vae, images, labels) -> np.ndarray:
     total = np.zeros(vae.latent_shape)
     for start in range(0, len(images), 500):
         batch = slice(start, start + 500)
-        y = None if labels is None else labels[batch]
+        _check_finite(vae.encoder(images[batch], training=False))
+        y = labels[batch] if vae.num_classes is not None else None
         nll = vae.code_nll(vae.encode(images[batch]), y)
         total += np.float64(nll).sum(axis=0)
     return total / len(images)

@@ -253,6 +253,12 @@ def plot_interpolation(
         A matplotlib `Figure` with a row for each pair of images.
     """
     steps = positive_integer("steps", steps)
+    if vae._latent_dtype != "float32":
+        raise ValueError(
+            "Expected a model whose latents are real numbers, so that there "
+            f"is a way between two. Received: a {type(vae).__name__}, whose "
+            "latents are codes. Change one code at a time, and `decode`."
+        )
     start, end = _as_input(vae, start, labels), _as_input(vae, end)
     if start.shape != end.shape:
         raise ValueError(
@@ -263,12 +269,6 @@ def plot_interpolation(
     of_ends = of_steps = None
     if labels is not None:
         of_ends, of_steps = np.tile(labels, 2), np.repeat(labels, steps)
-    if vae._latent_dtype != "float32":
-        raise ValueError(
-            "Expected a model whose latents are real numbers, so that there "
-            f"is a way between two. Received: a {type(vae).__name__}, whose "
-            "latents are codes. Change one code at a time, and `decode`."
-        )
     encoded = vae.encode(np.concatenate([start, end]), of_ends)
     z_start, z_end = np.split(np.asarray(keras.tree.flatten(encoded)[0]), 2)
     z = np.linspace(z_start, z_end, steps, axis=1)  # (n, steps, *latent)
