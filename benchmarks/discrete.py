@@ -20,9 +20,9 @@ minimise, scaled by a learned number; its gradient is that of a Gumbel-softmax
 whose temperature falls.
 
 Learning rates of both kinds of codes were tried with one seed on
-train[55000:]; the convolutional VAE keeps that of notebook 5. The best
-rate of the categorical posterior, 0.032, led to collapse with another seed
-(KL 0), so it has the next one, which was 0.8 nats behind. `rates`, `sizes`
+train[55000:]; the convolutional VAE keeps that of notebook 5. At the best
+rate of the categorical posterior, 0.032, another seed collapsed (KL 0), so
+it has the next one, which was 0.8 nats behind. `rates`, `sizes`
 and `codebook` are measured on train[55000:], the rest on the test images.
 
 `--runs` runs some parts only and keeps what the results hold of the others.
@@ -445,6 +445,7 @@ def codebook_as_markdown(results) -> str:
             common.spread(of(results["codebook"], kind=kind), "perplexity", 0),
         ]
         for kind, text in kinds.items()
+        if of(results["codebook"], kind=kind)
     ]
     gap = paired(results["codebook"], "averages", "points", "reconstruction")
     return (
@@ -455,6 +456,11 @@ def codebook_as_markdown(results) -> str:
         f"{gap}.\n\n"
         + common.table(["codebook learned by", "distortion", "in use"], rows)
     )
+
+
+def of_use(rows) -> list[dict]:
+    """Returns the rows of posteriors that carry at least a nat."""
+    return [row for row in rows if row["kl"] > 1]
 
 
 def paired(rows, kind, other, field) -> str:
@@ -468,12 +474,15 @@ def paired(rows, kind, other, field) -> str:
         for seed, value in values[kind].items()
         if seed in values[other]
     ]
-    error = np.std(gaps, ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else 0
+    if len(gaps) < 2:
+        return "one run at most"
+    error = np.std(gaps, ddof=1) / len(gaps) ** 0.5
     return f"{np.mean(gaps):+.1f} ± {error:.1f}"
 
 
 def posteriors_as_markdown(results) -> str:
-    rows, table = results["posteriors"], []
+    # A run that has collapsed tells nothing of its posterior.
+    rows, table = of_use(results["posteriors"]), []
     for kind in POSTERIORS:
         runs = of(rows, kind=kind)
         if not runs:
@@ -481,9 +490,11 @@ def posteriors_as_markdown(results) -> str:
         near = [
             f"{np.mean([r['neighbours'][i] for r in runs]):.2f}" for i in (0, 1)
         ]
+        every = of(results["posteriors"], kind=kind)
         table.append(
             [
                 kind,
+                f"{len(every) - len(runs)} of {len(every)}",
                 f"{np.mean([sum(r['seconds']) for r in runs]):.0f}",
                 *(
                     common.spread(runs, field)
@@ -499,7 +510,7 @@ def posteriors_as_markdown(results) -> str:
     if "real" in results:
         (real,) = results["real"]
         table.append(
-            ["other real digits", *["–"] * 4, f"{real['frechet']:.1f}"]
+            ["other real digits", *["–"] * 5, f"{real['frechet']:.1f}"]
             + [
                 f"{real[field]:.2f}"
                 for field in ("precision", "recall", "density", "coverage")
@@ -512,7 +523,8 @@ def posteriors_as_markdown(results) -> str:
         f"{results['cores_used']} core(s), for codes and prior together, "
         f"{NUM_CODES} codes at {-(-28 // 2**DEPTH)} × {-(-28 // 2**DEPTH)} "
         "places. Mean and, in brackets, range over the "
-        "seeds, on test images binarised once, in nats per image; samples: "
+        "seeds that did not collapse to a KL of 0, on test images binarised "
+        "once, in nats per image; samples: "
         f"{results['quality_images']:,} against as many test images. Last, "
         "the distance from a sample to the nearest of "
         f"{NUM_NEIGHBOURS:,} training images: its 1 % quantile and its "
@@ -520,6 +532,7 @@ def posteriors_as_markdown(results) -> str:
         + common.table(
             [
                 "posterior",
+                "collapsed",
                 "seconds",
                 "−log p(x\\|z)",
                 "KL",
@@ -553,6 +566,7 @@ def contexts_as_markdown(results) -> str:
             common.spread(of(rows, context=context), "frechet"),
         ]
         for context in CONTEXTS
+        if of(rows, context=context)
     ]
     return (
         "## What a place is told by\n\n"

@@ -85,7 +85,7 @@ NUMBERS = [
     (
         code_prior.CodePrior,
         {"map_shape": (4, 4), "num_codes": 8},
-        "map_shape num_codes num_classes filters num_layers",
+        "num_codes num_classes filters num_layers",
     ),
     (digits.build_classifier, {}, "filters"),
     (vae_keras.image_dataset, {"images": PIXELS}, "batch_size"),

@@ -329,8 +329,9 @@ def test_codes_are_moved_in_a_training_run(tmp_path):
         after = vae.quantizer.codebook.numpy()
         moved = np.any(before != after, axis=1)
         assert 1 <= moved.sum() <= 5
-        # To features, which the encoder scales to variance 1: here ±1.
-        np.testing.assert_allclose(np.abs(after[moved]), 1, atol=1e-2)
+        features = np.reshape(vae.encoder(x), (-1, 2))
+        distances = scipy.spatial.distance.cdist(after[moved], features)
+        np.testing.assert_allclose(distances.min(axis=1), 0, atol=1e-4)
     vae.save(tmp_path / "vae.keras")
     loaded = keras.saving.load_model(tmp_path / "vae.keras")
     assert_same_state(vae, loaded)
@@ -549,6 +550,7 @@ def test_what_does_not_fit_is_refused():
     dense = vae_keras.mlp_encoder(SHAPE, 2), vae_keras.mlp_decoder(2, SHAPE)
     refused("shape (2,)", DiscreteVAE, *dense)
     refused("map_shape=(4,)", CodePrior, 4, 8)
+    refused("map_shape=(0, 4)", CodePrior, (0, 4), 8)
     refused("context='all'", CodePrior, (4, 4), 8, context="all")
     refused("commitment=-1", Quantizer, 8, commitment=-1)
     with pytest.raises(AttributeError, match="`prior` to stay"):
