@@ -256,6 +256,20 @@ def test_a_prior_learns_what_is_there():
     assert np.mean(drawn[:, :, 1:] == drawn[:, :, :-1]) > 0.95
 
 
+def test_without_context_a_prior_learns_what_each_place_has():
+    """Its marginal distribution, which differs from place to place."""
+    codes = np.minimum(RNG.integers(0, CODES, (600, 2, 2)), [[0, 1], [2, 2]])
+    prior = CodePrior((2, 2), CODES, filters=8, num_layers=1, context="none")
+    prior.compile(keras.optimizers.Adam(0.05), jit_compile=False)
+    prior.fit(codes, epochs=10, verbose=0)
+    entropies = [
+        scipy.stats.entropy(np.bincount(codes[:, i, j]))
+        for i, j in np.ndindex(2, 2)
+    ]
+    found = np.mean(prior.nll(codes), axis=0).ravel()
+    np.testing.assert_allclose(found, entropies, atol=0.02)
+
+
 def test_a_prior_trains_on_every_form_of_codes(tmp_path):
     codes = RNG.integers(0, CODES, (24, SIDE, SIDE)).astype("int64")
     results = []
@@ -284,6 +298,7 @@ def test_a_prior_trains_on_every_form_of_codes(tmp_path):
     assert loaded.get_config() == prior.get_config()
 
 
+@pytest.mark.slow
 def test_a_prior_computes_alike_in_every_way(tmp_path):
     """Graphs, XLA, weights, pairs in a dataset; in float32 under a policy."""
     codes, labels = RNG.integers(0, CODES, (24, SIDE, SIDE)), np.arange(24) % 2
@@ -317,6 +332,7 @@ def test_a_prior_computes_alike_in_every_way(tmp_path):
 # === The model ===
 
 
+@pytest.mark.slow
 def test_codes_are_moved_in_a_training_run(tmp_path):
     """All but those in use in the first batch; in graphs too, and with XLA."""
     x = np.where(RNG.random((64, 1, 1, 1)) < 0.5, X[0], 1 - X[0])

@@ -87,10 +87,12 @@ class OwnLossModel(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._means)
 
+    # Whether `call` looks at labels, where they come with the data.
+    _call_takes_labels = True
+
     @property
     def _network_classes(self) -> int | None:
-        """The number of classes, if `call` looks at labels."""
-        return self.num_classes
+        return self.num_classes if self._call_takes_labels else None
 
     # === Training ===
 

@@ -19,6 +19,8 @@ from vae_keras._checks import (
 from vae_keras.losses import sum_per_example
 
 _CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
+# The least that a uniform number may be, so that its logarithm is finite.
+_TINY = float(np.finfo("float32").tiny)
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -161,7 +163,7 @@ class CodePrior(OwnLossModel):
         codes, labels, _ = keras.utils.unpack_x_y_sample_weight(inputs)
         return self._logits(codes, labels, training)
 
-    def _logits(self, codes, labels, training=False) -> tf.Tensor:
+    def _logits(self, codes, labels, training: Any = False) -> tf.Tensor:
         if not is_symbolic(codes):
             num_codes = self.num_codes
             check_codes(codes, self.map_shape, num_codes, may_be_empty=True)
@@ -220,23 +222,24 @@ class CodePrior(OwnLossModel):
                     tf.TensorSpec((None,), tf.int32),
                     tf.TensorSpec((2,), tf.int32),
                 ],
-            )
+            ).get_concrete_function()
         root: Any = tf.random.fold_in(tf.constant([0, 0]), seed)
-        return self._sampler(tf.cast(labels, tf.int32), tf.cast(root, tf.int32))
+        classes: Any = labels
+        return self._sampler(
+            tf.cast(classes, tf.int32), tf.cast(root, tf.int32)
+        )
 
     def _sampled(self, labels, seed) -> tf.Tensor:
         height, width = self.map_shape
         places = tf.reshape(tf.range(height * width), self.map_shape)
-        num_samples = tf.shape(labels)[0]
 
         def draw_one(place, codes):
             logits = self._logits(codes, labels)
             logits = logits[:, place // width, place % width]
             # The largest of log p + Gumbel noise is a draw from p.
+            key: Any = tf.random.fold_in(seed, place)
             uniform = tf.random.stateless_uniform(
-                (num_samples, self.num_codes),
-                tf.random.fold_in(seed, place),
-                minval=np.finfo("float32").tiny,
+                tf.shape(logits), key, minval=_TINY
             )
             noise = -tf.math.log(-tf.math.log(uniform))
             drawn = tf.argmax(logits + noise, axis=1, output_type=tf.int32)
@@ -246,7 +249,7 @@ class CodePrior(OwnLossModel):
         _, codes = tf.while_loop(
             lambda place, codes: place < height * width,
             draw_one,
-            (0, tf.zeros((num_samples, height, width), tf.int32)),
+            (0, tf.zeros((tf.shape(labels)[0], height, width), tf.int32)),
             shape_invariants=(
                 tf.TensorShape(()),
                 tf.TensorShape((None, height, width)),
@@ -295,7 +298,10 @@ class _PlaceBias(keras.layers.Layer):
 
     def build(self, input_shape):
         self.bias = self.add_weight(
-            shape=input_shape[1:], initializer="zeros", name="bias"
+            # Not zero: where nothing is seen, nothing else would be there.
+            shape=input_shape[1:],
+            initializer="random_normal",
+            name="bias",
         )
 
     def call(self, h):

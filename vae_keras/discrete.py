@@ -311,7 +311,7 @@ class DiscreteVAE(ImageModel):
 
     _latent_dtype = "int32"
     # Only the prior looks at labels.
-    _network_classes = None
+    _call_takes_labels = False
 
     def __init__(
         self,
