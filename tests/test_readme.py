@@ -137,6 +137,32 @@ def test_likelihood_is_what_the_benchmark_measured():
         assert nll in README
 
 
+def test_codes_are_what_the_benchmark_measured():
+    results = result("discrete")
+    rows = [cells(line) for line in MEASURED.splitlines()]
+    names = ("`DiscreteVAE`", "the same networks with a cat", "`VAE`, conv")
+    for name, kind in zip(
+        names, ("points", "categorical", "gaussian"), strict=True
+    ):
+        (row,) = (row for row in rows if row[0].startswith(name))
+        runs = [r for r in results["posteriors"] if r["kind"] == kind]
+        kept = [run for run in runs if run["kl"] > 1]
+        mean = {
+            field: statistics.mean(run[field] for run in kept)
+            for field in ("elbo", "frechet", "coverage")
+        }
+        assert row[1:] == [
+            f"{len(kept)} of {len(runs)}",
+            f"{mean['elbo']:.1f}",
+            f"{mean['frechet']:.1f}",
+            f"{mean['coverage']:.2f}",
+        ]
+    (real,) = results["real"]
+    assert [f"{real['frechet']:.1f}", f"{real['coverage']:.2f}"] == next(
+        row[3:] for row in rows if row[0] == "other real digits"
+    )
+
+
 def test_requested_digits_are_what_the_benchmark_measured():
     results = result("conditional")
     shares = [
