@@ -1,6 +1,7 @@
 """What several files of tests share."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import vae_keras
+from vae_keras._checks import explain_images
 
 # The folder that holds the package which is tested.
 PACKAGE_ROOT = pathlib.Path(vae_keras.__file__).parents[1]
@@ -73,6 +75,12 @@ def dataset(batch_size, *arrays):
     """As `Batches`, as a `tf.data.Dataset`."""
     arrays = arrays if len(arrays) > 1 else arrays[0]
     return tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+
+
+def of_images(image_shape):
+    """What `checked_inputs` is told of data that are images."""
+    check = functools.partial(explain_images, image_shape=image_shape)
+    return {"check": check, "shape": image_shape}
 
 
 # === Models ===

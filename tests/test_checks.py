@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import vae_keras
-from tests.helpers import Batches, dataset
+from tests.helpers import Batches, dataset, of_images
 from vae_keras._inputs import checked_inputs
 
 SHAPE = (28, 28, 1)
@@ -122,7 +122,7 @@ def test_images_of_any_size_and_colour_pass():
 
 
 def looked_into(data, image_shape=SHAPE):
-    return checked_inputs(data, image_shape=image_shape)[0]
+    return checked_inputs(data, **of_images(image_shape))[0]
 
 
 class Loader:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import vae_keras
-from tests.helpers import Batches, dataset
+from tests.helpers import Batches, dataset, of_images
 from vae_keras._inputs import checked_inputs, num_batches
 
 SHAPE = (8, 8, 1)
@@ -36,7 +36,7 @@ def objects(values):
 
 
 def inputs_of(*data, num_classes=3, **kwargs):
-    kwargs = {"image_shape": SHAPE, "num_classes": num_classes, **kwargs}
+    kwargs = {**of_images(SHAPE), "num_classes": num_classes, **kwargs}
     return checked_inputs(*data, **kwargs)
 
 
