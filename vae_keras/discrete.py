@@ -136,7 +136,8 @@ class Quantizer(keras.layers.Layer):
         distances = squares - 2 * ops.matmul(
             features, ops.transpose(self.codebook)
         )
-        codes = ops.argmin(distances, axis=-1)
+        # Keras's own `argmin` has an operation that ONNX lacks.
+        codes: Any = tf.argmin(distances, axis=-1, output_type=tf.int32)
         vectors = self.vectors(codes)
         error = ops.square(ops.stop_gradient(features) - vectors)
         drift = ops.square(features - ops.stop_gradient(vectors))
