@@ -141,8 +141,7 @@ class CategoricalVAE(vae_keras.DiscreteVAE):
         if training:
             self.step.assign_add(1.0)
             temperature = tf.maximum(1 - self.step / self.num_steps, 0.0)
-            soft = tf.nn.softmax(noisy / (0.3 + 0.7 * temperature))
-            chosen = soft
+            chosen = tf.nn.softmax(noisy / (0.3 + 0.7 * temperature))
         logits = self.decoder(
             tf.matmul(chosen, self.quantizer.codebook.value), training=training
         )
@@ -216,10 +215,9 @@ def trained_prior(vae, codes, epochs, seed=0, context="both"):
 
 def with_prior(vae, prior):
     """Returns a model of the same parts that has the prior."""
-    again = type(vae)(vae.encoder, vae.decoder, vae.quantizer, prior=prior)
+    again = vae.with_prior(prior)
     if isinstance(vae, CategoricalVAE):
         again.log_scale.assign(vae.log_scale.value)
-    again.compile()
     return again
 
 
