@@ -19,9 +19,10 @@ from vae_keras.evaluation import (
     importance_weighted_nll,
     kl_per_dimension,
 )
+from vae_keras.iwae import IWAE
 from vae_keras.layers import Sampling
 from vae_keras.losses import bernoulli_nll, gaussian_kl
-from vae_keras.models import IWAE, VAE, ConditionalVAE
+from vae_keras.models import VAE, ConditionalVAE
 from vae_keras.networks import (
     conv_decoder,
     conv_encoder,

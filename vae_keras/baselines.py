@@ -7,9 +7,10 @@ minimise differs. Networks that do not fit together are a `ValueError`.
 import keras
 import tensorflow as tf
 
-from vae_keras._base import ImageModel, weighted
+from vae_keras._base import ImageModel
 from vae_keras._checks import integer_seed
 from vae_keras._matching import matching_shapes, matching_shapes_of_gan
+from vae_keras._training import weighted
 from vae_keras.losses import bernoulli_nll
 
 

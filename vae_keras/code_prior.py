@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from vae_keras._base import OwnLossModel, is_symbolic, weighted
 from vae_keras._checks import (
     check_codes,
     check_labels,
@@ -16,6 +15,7 @@ from vae_keras._checks import (
     positive_integer,
     positive_integers,
 )
+from vae_keras._training import OwnLossModel, is_symbolic, weighted
 from vae_keras.losses import sum_per_example
 
 _CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}

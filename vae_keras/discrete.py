@@ -15,13 +15,14 @@ import tensorflow as tf
 from keras import ops
 
 from vae_keras import likelihoods
-from vae_keras._base import ImageModel, is_symbolic, weighted
+from vae_keras._base import ImageModel
 from vae_keras._checks import (
     check_codes,
     integer_seed,
     positive_integer,
 )
 from vae_keras._matching import matching_shapes
+from vae_keras._training import is_symbolic, weighted
 from vae_keras.code_prior import CodePrior
 from vae_keras.losses import sum_per_example
 from vae_keras.networks import Layout, image_to_map, map_to_logits
