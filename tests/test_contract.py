@@ -902,9 +902,8 @@ def test_two_replicas_compute_what_one_computes(name, two, fixed_noise):
         assert measured_two == pytest.approx(measured, rel=1e-5)
 
 
-@models(
-    slow=["ConditionalVAE", "SpatialVAE", "DiscreteVAE", "Autoencoder", "GAN"]
-)
+@pytest.mark.slow
+@every_model
 def test_two_replicas_train_save_and_load(name, two, tmp_path):
     with two.scope():
         model = compiled(name, how={})

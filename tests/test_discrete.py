@@ -242,6 +242,7 @@ def test_classes_have_priors_of_their_own():
     assert not np.array_equal(drawn, flipped)
 
 
+@pytest.mark.slow
 def test_a_prior_learns_what_is_there():
     """A place that repeats its left neighbour, in rows that differ."""
     codes = np.repeat(RNG.integers(0, CODES, (400, 4, 1)), 4, axis=2)

@@ -117,6 +117,7 @@ def test_its_own_gradient_is_that_of_finite_differences(prior):
         assert slope == pytest.approx(size, rel=0.02, abs=2e-3), weight.path
 
 
+@pytest.mark.slow
 def test_double_reparameterisation_has_the_same_mean_and_less_noise():
     steps = {}
     for is_double in (False, True):

@@ -354,6 +354,7 @@ class Heteroscedastic(Likelihood):
         return {**super().get_config(), "floor": self.floor}
 
 
+@pytest.mark.slow
 def test_a_likelihood_of_ones_own(images, tmp_path):
     """It is written in TensorFlow, with two parameters for each pixel."""
     x = images[:, 10:18, 10:18]

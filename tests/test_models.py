@@ -143,7 +143,14 @@ def test_activity_regularizers_under_mixed_precision(pictures):
 
 @pytest.mark.xla
 @pytest.mark.parametrize(
-    "how", [{}, {"jit_compile": True, "steps_per_execution": 2}]
+    "how",
+    [
+        {},
+        pytest.param(
+            {"jit_compile": True, "steps_per_execution": 2},
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_beta_and_the_learning_rate_change_without_a_new_trace(pictures, how):
     traces = []

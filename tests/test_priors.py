@@ -164,7 +164,14 @@ def test_the_likelihood_of_a_linear_model_is_exact():
 # === As the prior of a model ===
 
 
-@pytest.mark.parametrize("kind", ["VAE", "ConditionalVAE", "SpatialVAE"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "VAE",
+        pytest.param("ConditionalVAE", marks=pytest.mark.slow),
+        pytest.param("SpatialVAE", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_model_trains_saves_and_resumes(name, kind, tmp_path):
     model = new_model(name, kind)
@@ -195,6 +202,7 @@ def test_a_model_trains_saves_and_resumes(name, kind, tmp_path):
     assert_close(other.get_weights(), model.get_weights(), rtol=0)
 
 
+@pytest.mark.slow
 def test_another_process_loads_it(tmp_path):
     model = new_model("vamp")
     model.save(tmp_path / "vae.keras")
@@ -209,6 +217,7 @@ np.save("found.npy", vae.prior.log_prob(np.load("z.npy")))
     assert_close([found], [model.prior.log_prob(np.ones((3, 2)))], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.xla
 @pytest.mark.parametrize("name", LEARNED)
 def test_xla_and_16_bits_agree(name):

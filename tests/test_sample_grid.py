@@ -214,6 +214,7 @@ def test_a_run_that_was_cut_short_goes_on_exactly(pictures, tmp_path):
 # === What goes on around them ===
 
 
+@pytest.mark.slow
 def test_drawing_does_not_change_the_training(pictures, tmp_path):
     results = []
     for callbacks in ([], [SampleGrid(pictures[:4], tmp_path)]):
