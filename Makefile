@@ -157,7 +157,8 @@ $(BOTH:=/03_training): $(RESULTS)/spreads.json
 $(BOTH:=/04_generation): %/04_generation: %/03_training
 $(BOTH:=/05_convolutional_vae): \
 	$(addprefix $(RESULTS)/,convolution.json spreads.json)
-$(BOTH:=/06_evaluation): %/06_evaluation: %/03_training %/05_convolutional_vae
+$(BOTH:=/06_evaluation): %/06_evaluation: %/03_training \
+	%/05_convolutional_vae $(RESULTS)/priors.json
 $(BOTH:=/07_spatial_vae): %/07_spatial_vae: %/05_convolutional_vae \
 	$(RESULTS)/spatial.json
 $(BOTH:=/08_discrete_vae): $(RESULTS)/discrete.json $(RESULTS)/spatial.json

@@ -156,7 +156,7 @@ def run_keras(num_images, num_epochs, way):
         article_vae().fit(images, batch_size=BATCH_SIZE, **arguments)
         return
     if way == "freed memory":
-        vae_keras._base.keep_freed_memory = lambda: None
+        vae_keras._training.keep_freed_memory = lambda: None
     vae = article_vae(**{**FAST, "jit_compile": way != "no XLA"})
     if way == "fused":
         vae.optimizer.build(vae.trainable_variables)
@@ -181,7 +181,7 @@ def fused_steps(vae):
         return vae.get_metrics_result()
 
     def train_function(iterator):
-        vae_keras._base.keep_freed_memory()
+        vae_keras._training.keep_freed_memory()
         batches = list(itertools.islice(iterator, FAST["steps_per_execution"]))
         if not batches:
             raise StopIteration

@@ -129,12 +129,32 @@ def test_convolution_is_what_the_benchmark_measured():
 
 def test_likelihood_is_what_the_benchmark_measured():
     rows = [cells(line) for line in MEASURED.splitlines()]
-    for name, run in result("likelihood")["runs"].items():
+    for name, runs in result("likelihood")["runs"].items():
         (row,) = (row for row in rows if row[0] == name)
-        nll = f"{run['nll']:.2f} ± {run['standard_error']:.2f}"
+        mean, error = (
+            sum(run[key] for run in runs) / len(runs)
+            for key in ("nll", "standard_error")
+        )
+        nll = f"{mean:.2f} ± {error:.2f}"
         assert row[-2] == nll
-        assert row[-1].startswith(f"{run['active_units']} ")
+        assert row[-1].startswith(f"{runs[0]['active_units']} ")
         assert nll in README
+
+
+def test_priors_are_what_the_benchmark_measured():
+    rows = [cells(line) for line in MEASURED.splitlines()]
+    for prior in ("N(0, I)", "learned mixture", "VampPrior"):
+        runs = [r for r in result("priors")["rows"] if r["prior"] == prior]
+        expected = [
+            f"{sum(run[key] for run in runs) / len(runs):.{digits}f}"
+            for key, digits in (
+                ("elbo", 2),
+                ("nll", 2),
+                ("frechet", 1),
+                ("coverage", 2),
+            )
+        ]
+        assert expected in [row[1:] for row in rows]
 
 
 def test_codes_are_what_the_benchmark_measured():
