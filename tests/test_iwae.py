@@ -186,6 +186,7 @@ def test_weights_and_penalties_count_as_in_a_vae():
     assert len(x) == 48
 
 
+@pytest.mark.slow
 @pytest.mark.xla
 def test_it_trains_saves_and_resumes(tmp_path):
     def data(epoch=0):

@@ -254,6 +254,7 @@ def test_two_replicas_step_as_one(name, two):
     assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_meets_the_aggregate_posterior():
     """The bound with a learned prior is better than from N(0, I)."""
     losses = {}
