@@ -175,8 +175,8 @@ def moved(images, pixels: int):
     columns = ways[:, 1:] + pixels + tf.range(IMAGE_SHAPE[1])
     padded = tf.gather(padded, rows, axis=1, batch_dims=1)
     padded = tf.transpose(padded, (0, 2, 1, 3))
-    moved = tf.gather(padded, columns, axis=1, batch_dims=1)
-    return tf.transpose(moved, (0, 2, 1, 3))
+    cut = tf.gather(padded, columns, axis=1, batch_dims=1)
+    return tf.transpose(cut, (0, 2, 1, 3))
 
 
 def train(run: Run, seed: int, images, share: float) -> tuple:
