@@ -190,7 +190,7 @@ def fused_steps(vae):
     return train_function
 
 
-def run_torch(num_images, num_epochs):
+def run_torch(num_images, num_epochs, compiled=False):
     import torch
     from torch import nn
     from torch.nn import functional
@@ -239,6 +239,13 @@ def run_torch(num_images, num_epochs):
         shuffle=True,
     )
     vae = TorchVAE()
+
+    def loss_of(x):
+        logits, z_mean, z_log_var = vae(x)
+        return loss_function(logits, x, z_mean, z_log_var)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE)
     matrix = torch.from_numpy(random_matrix())
     turns = Turns(lambda: matrix @ matrix)
@@ -246,8 +253,7 @@ def run_torch(num_images, num_epochs):
         turns.wait()
         total = 0.0
         for (x,) in loader:
-            logits, z_mean, z_log_var = vae(x)
-            loss = loss_function(logits, x, z_mean, z_log_var)
+            loss = loss_of(x)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -362,6 +368,7 @@ WORKERS = {
     "no_xla": lambda *sizes: run_keras(*sizes, way="no XLA"),
     "fused": lambda *sizes: run_keras(*sizes, way="fused"),
     "torch": run_torch,
+    "torch_compiled": lambda *sizes: run_torch(*sizes, compiled=True),
     "jax": run_jax,
     "numpy": run_numpy,
     "whole": run_whole,
@@ -370,6 +377,7 @@ CONTENDERS = {
     "vae_keras": "vae_keras, the documented way",
     "keras_plain": "the same VAE, `fit` on arrays, default `compile`",
     "torch": "PyTorch, eager, `DataLoader`",
+    "torch_compiled": "PyTorch, `torch.compile`, `DataLoader`",
     "jax": "JAX, a jitted `lax.scan` over the epoch",
 }
 OPTIONS = {
