@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import time
 
@@ -171,7 +172,9 @@ def provenance(packages) -> dict:
     script = pathlib.Path(sys.argv[0]).name
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
-        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", f"benchmarks/{script}", *sys.argv[1:]]
+        ),
         "versions": {"python": platform.python_version(), **versions},
         "machine": {
             "cpu": _cpu_name(),

@@ -26,6 +26,7 @@ The rules:
 import concurrent.futures
 import datetime
 import json
+import math
 import multiprocessing
 import pathlib
 import statistics
@@ -42,16 +43,16 @@ EPOCHS = {100: 3, 95: 5, 90: 13}  # to each goal
 PACKAGES = ["tensorflow", "keras", "numpy"]
 
 
-def run(goal: int, seed: int, validate: bool) -> dict:
+def run(goal: int, seed: int, num_images: int, validate: bool) -> dict:
     """Trains once; returns the seconds and the score."""
     import keras
 
     import vae_keras
 
     if validate:
-        images, unseen = common.held_out_split()
+        images, unseen = common.held_out_split(num_images)
     else:
-        images, _ = vae_keras.load_mnist("train")
+        images = vae_keras.load_mnist("train")[0][:num_images]
         unseen = common.binarized(vae_keras.load_mnist("test")[0])
 
     start = time.perf_counter()
@@ -94,11 +95,15 @@ def run_alone(*arguments) -> dict:
         return process.submit(run, *arguments).result()
 
 
+def median_seconds(rows) -> float:
+    return statistics.median(row["seconds"] for row in rows)
+
+
 def as_markdown(records) -> str:
     rows = [
         [
             f"≤ {record['goal']}",
-            f"**{statistics.median(seconds):.1f}**",
+            f"**{median_seconds(record['rows']):.1f}**",
             f"{min(seconds):.1f} to {max(seconds):.1f}",
             f"{max(row['elbo'] for row in record['rows']):.2f}",
             record["epochs"],
@@ -121,7 +126,7 @@ def as_markdown(records) -> str:
 
 
 def main():
-    parser = common.options_parser(__doc__)
+    parser = common.options_parser(__doc__, images=60_000)
     parser.add_argument(
         "--goals", nargs="+", type=int, default=list(EPOCHS), choices=EPOCHS
     )
@@ -131,18 +136,23 @@ def main():
     )
     parser.add_argument("--what", default="", help="what a record has new")
     options = parser.parse_args()
+    by_rules = not options.validate and options.images == 60_000
     path = pathlib.Path(options.output) / "speedrun.json"
     records = json.loads(path.read_text())["records"] if path.exists() else []
     for goal in options.goals:
         rows = []
         for seed in range(options.seeds):
-            rows.append(run_alone(goal, seed, options.validate))
-            print(f"≤ {goal}: {rows[-1]}", flush=True)
-        if options.validate or options.seeds < 5:
-            continue
-        median = statistics.median(row["seconds"] for row in rows)
-        if max(row["elbo"] for row in rows) > goal:
-            print(f"≤ {goal}: not all seeds got there, so no record.")
+            rows.append(run_alone(goal, seed, options.images, options.validate))
+            print(f"≤ {goal}: {json.dumps(rows[-1])}", flush=True)
+        seconds = median_seconds(rows)
+        print(f"≤ {goal}: {seconds:.1f} s, median of {len(rows)}")
+        last = min(
+            (median_seconds(r["rows"]) for r in records if r["goal"] == goal),
+            default=math.inf,
+        )
+        got_there = max(row["elbo"] for row in rows) <= goal
+        if not (by_rules and len(rows) == 5 and got_there and seconds < last):
+            print(f"≤ {goal}: no record.")
             continue
         record = {
             "goal": goal,
@@ -152,10 +162,7 @@ def main():
             "rows": rows,
             **common.provenance(PACKAGES),
         }
-        print(f"≤ {goal}: {median:.1f} s, median of five seeds")
-        records = sorted(
-            [*records, record], key=lambda r: (-r["goal"], r["date"])
-        )
+        records = sorted([*records, record], key=lambda r: -r["goal"])
         results = {"records": records, **common.provenance(PACKAGES)}
         common.write_results(
             options.output, "speedrun", results, as_markdown(records)
