@@ -11,6 +11,7 @@ All models are trained on train[:55000], binarised anew each epoch. Parts:
                  the same networks, and the convolutional VAE of notebook 5
     contexts     what a place of the map gains by the rows above it and by
                  its own row
+    samples      more codes and more minutes, drawn at several temperatures
 
 A discrete model's seconds are shared: FOR_CODES of them train the codes,
 the rest the prior; what compiling takes comes on top. The categorical
@@ -64,7 +65,12 @@ SHORT_EPOCHS = 2
 POSTERIORS = ("points", "categorical", "gaussian")
 # Training images that samples are compared with, one by one.
 NUM_NEIGHBOURS = 20_000
-PARTS = ("rates", "sizes", "codebook", *POSTERIORS, "contexts")
+PARTS = ("rates", "sizes", "codebook", *POSTERIORS, "contexts", "samples")
+# For samples: epochs of the codes, then of a prior that sees them from as
+# many binarisations; its size, batches and rate; and the temperatures.
+LONG = {"num_codes": 128, "epochs": 6, "binarisations": 6, "prior_epochs": 5}
+LONG_PRIOR = {"filters": 48, "batch_size": 250, "learning_rate": 8e-3}
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7)
 
 
 class MovingAverages(Quantizer):
@@ -200,16 +206,28 @@ def codes_of(vae, images, seed=0):
     return np.concatenate([vae.encode(x) for x in parts])
 
 
-def trained_prior(vae, codes, epochs, seed=0, context="both"):
+def trained_prior(
+    vae,
+    codes,
+    epochs,
+    seed=0,
+    context="both",
+    filters=32,
+    batch_size=BATCH_SIZE,
+    learning_rate=PRIOR_RATE,
+):
     """Returns a prior of codes, and the seconds of its training."""
     common.start_anew(seed)
     prior = CodePrior(
-        vae.latent_shape, vae.quantizer.num_codes, context=context
+        vae.latent_shape,
+        vae.quantizer.num_codes,
+        context=context,
+        filters=filters,
     )
-    num_steps = epochs * (len(codes) // BATCH_SIZE)
-    prior.compile(common.falling(PRIOR_RATE, num_steps), **common.FAST)
+    num_steps = epochs * (len(codes) // batch_size)
+    prior.compile(common.falling(learning_rate, num_steps), **common.FAST)
     start = time.perf_counter()
-    prior.fit(codes, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    prior.fit(codes, batch_size=batch_size, epochs=epochs, verbose=0)
     return prior, time.perf_counter() - start
 
 
@@ -373,6 +391,56 @@ def contexts(seed: int, images, test_images, options) -> list[dict]:
         )
         print(rows[-1], flush=True)
     return rows
+
+
+def drawn(seed: int, images, val_images, test_images, options) -> dict:
+    """Trains more codes for longer; samples at several temperatures.
+
+    The distances to validation images choose the temperature.
+    """
+    start = time.perf_counter()
+    epochs = [LONG["epochs"], LONG["prior_epochs"]]
+    vae, _ = trained_codes(
+        "points", images, epochs[0], seed=seed, num_codes=LONG["num_codes"]
+    )
+    codes = [
+        codes_of(vae, images, LONG["binarisations"] * seed + i)
+        for i in range(LONG["binarisations"])
+    ]
+    prior, _ = trained_prior(
+        vae, np.concatenate(codes), epochs[1], seed, **LONG_PRIOR
+    )
+    seconds = time.perf_counter() - start
+    binary = common.binarized(test_images)
+    logs = common.evaluated(with_prior(vae, prior), binary)
+    real = test_images[: options.quality_images]
+    copies = np.asarray(vae.decode(vae.encode(binary[-len(real) :])))
+    quality = vae_keras.digits.sample_quality
+    temperatures = []
+    for temperature in TEMPERATURES:
+        codes = prior.sample(len(real), temperature=temperature, seed=seed)
+        samples = np.asarray(vae.decode(codes))
+        temperatures.append(
+            {
+                "temperature": temperature,
+                "val_frechet": quality(
+                    val_images[: len(real)], samples
+                ).frechet,
+                **quality(real, samples)._asdict(),
+                "neighbours": neighbours(samples, images[:NUM_NEIGHBOURS]),
+            }
+        )
+        print(temperatures[-1], flush=True)
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        **LONG,
+        "prior": LONG_PRIOR,
+        "reconstruction": logs["reconstruction_loss"],
+        "kl": logs["kl_loss"],
+        "frechet_of_copies": quality(real, copies).frechet,
+        "temperatures": temperatures,
+    }
 
 
 # === Tables ===
@@ -575,6 +643,64 @@ def contexts_as_markdown(results) -> str:
     )
 
 
+def chosen_temperature(rows) -> float:
+    """The temperature with the least mean distance to validation images."""
+    distances = np.array(
+        [[t["val_frechet"] for t in row["temperatures"]] for row in rows]
+    )
+    return TEMPERATURES[int(distances.mean(axis=0).argmin())]
+
+
+def samples_as_markdown(results) -> str:
+    rows = results["samples"]
+    fields = ("frechet", "precision", "recall", "density", "coverage")
+    table = []
+    for i, temperature in enumerate(TEMPERATURES):
+        runs = [row["temperatures"][i] for row in rows]
+        val = f"{np.mean([run['val_frechet'] for run in runs]):.1f}"
+        near = np.mean([run["neighbours"] for run in runs], axis=0)
+        table.append(
+            [f"{temperature:g}", val]
+            + [common.spread(runs, f, 1 + (f != fields[0])) for f in fields]
+            + [f"{distance:.2f}" for distance in near]
+        )
+    if "real" in results:
+        (real,) = results["real"]
+        table.append(
+            ["other real digits", "–", f"{real['frechet']:.1f}"]
+            + [f"{real[field]:.2f}" for field in fields[1:]]
+            + [f"{distance:.2f}" for distance in real["neighbours"]]
+        )
+    first = rows[0]
+    return (
+        "## Samples at a temperature\n\n"
+        f"{first['num_codes']} codes at 4 × 4 places, trained for "
+        f"{first['epochs']} epochs; a prior of {first['prior']['filters']} "
+        f"filters, {first['prior_epochs']} epochs on the codes of "
+        f"{first['binarisations']} binarisations of each image; "
+        f"{np.mean([row['seconds'] for row in rows]):.0f} s of training in "
+        f"all, {len(rows)} seeds. −ELBO "
+        f"{np.mean([row['reconstruction'] + row['kl'] for row in rows]):.1f}, "
+        "Fréchet distance of the reconstructions of other test images "
+        f"{np.mean([row['frechet_of_copies'] for row in rows]):.1f}. Logits of "
+        "the prior are divided by the temperature. The first distance is to "
+        "validation images and chooses the temperature: "
+        f"**{chosen_temperature(rows):g}**. The rest as in the table of "
+        "posteriors.\n\n"
+        + common.table(
+            [
+                "temperature",
+                "validation",
+                "Fréchet",
+                *fields[1:],
+                "nearest, 1 %",
+                "median",
+            ],
+            table,
+        )
+    )
+
+
 def as_markdown(results) -> str:
     parts = ["# Maps of codes, in nats\n"]
     for name, text in (
@@ -583,6 +709,7 @@ def as_markdown(results) -> str:
         ("codebook", codebook_as_markdown),
         ("posteriors", posteriors_as_markdown),
         ("contexts", contexts_as_markdown),
+        ("samples", samples_as_markdown),
     ):
         if results.get(name):
             parts.append(text(results))
@@ -645,6 +772,10 @@ def main():
             for row in contexts(seed, images, test_images, options):
                 key = {name: row[name] for name in ("context", "seed")}
                 add("contexts", row, **key)
+        if "samples" in options.runs:
+            val_images, _ = vae_keras.load_mnist("train[55000:]")
+            row = drawn(seed, images, val_images, test_images, options)
+            add("samples", row, seed=seed)
     if "points" in options.runs:
         # What any other digits would have.
         size = options.quality_images

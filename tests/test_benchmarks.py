@@ -420,7 +420,7 @@ def test_likelihood_has_a_quick_look(quick_look):
 
 @pytest.mark.slow
 def test_priors_have_a_quick_look(quick_look, tmp_path):
-    size = "--seconds 4 --samples 3 --images 4000"
+    size = "--seconds 2 --samples 3 --images 1000 --seeds 2"
     results = quick_look("priors", *size.split())
     assert np.isfinite([row["nll"] for row in results["rows"]]).all()
     assert cells_of("priors", "VampPrior", tmp_path)

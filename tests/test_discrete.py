@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.spatial
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 
@@ -219,16 +220,23 @@ def test_probabilities_of_all_maps_sum_to_one():
         assert np.ptp(log_p) > 1
 
 
-def test_maps_are_drawn_as_often_as_they_are_probable():
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_maps_are_drawn_as_often_as_they_are_probable(temperature):
     prior = new_prior()
     maps = all_maps()
-    p = np.exp(-np.sum(prior.nll(maps), axis=(1, 2), dtype="float64"))
-    drawn = prior.sample(20000, seed=3)
+    log_p = scipy.special.log_softmax(prior(maps) / temperature, axis=-1)
+    log_p = np.take_along_axis(log_p, maps[..., None], axis=-1)
+    p = np.exp(np.sum(log_p, axis=(1, 2, 3), dtype="float64"))
+    if temperature == 1:
+        nll = np.sum(prior.nll(maps), axis=(1, 2))
+        np.testing.assert_allclose(-np.log(p), nll, rtol=1e-5)
+    drawn = prior.sample(20000, temperature=temperature, seed=3)
     assert drawn.dtype == tf.int32
     powers = CODES ** np.arange(SIDE * SIDE)[::-1]
     found = np.bincount(np.reshape(drawn, (-1, 4)) @ powers, minlength=len(p))
     assert scipy.stats.chisquare(found, 20000 * p / p.sum()).pvalue > 1e-3
-    np.testing.assert_array_equal(drawn, prior.sample(20000, seed=3))
+    again = prior.sample(20000, temperature=temperature, seed=3)
+    np.testing.assert_array_equal(drawn, again)
     assert not np.array_equal(prior.sample(50), prior.sample(50))
 
 
@@ -570,6 +578,9 @@ def test_what_does_not_fit_is_refused():
     refused("map_shape=(0, 4)", CodePrior, (0, 4), 8)
     refused("context='all'", CodePrior, (4, 4), 8, context="all")
     refused("commitment=-1", Quantizer, 8, commitment=-1)
+    for temperature in (0, -0.5, float("inf"), float("nan"), "hot", None):
+        received = f"temperature={temperature!r}"
+        refused(received, new_prior().sample, 3, temperature=temperature)
     with pytest.raises(AttributeError, match="`prior` to stay"):
         vae.prior = new_prior()
     with pytest.raises(AttributeError, match="commitment"):

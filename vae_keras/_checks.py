@@ -1,5 +1,6 @@
 """Errors that explain, in time: sizes, images, labels, weights."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -35,6 +36,17 @@ def positive_integer(argument: str, size) -> int:
             "this once for each."
         )
     return positive_integers(argument, size)[0]
+
+
+def positive_number(argument: str, value, hint: str) -> float:
+    """Returns a number as a float; the hint says which one to use."""
+    number = float(value) if isinstance(value, numbers.Real) else 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(
+            f"Expected `{argument}` to be a positive finite number. "
+            f"Received: {argument}={value!r}. Use {hint}."
+        )
+    return number
 
 
 def integer_seed(seed, or_none: bool = True) -> Any:

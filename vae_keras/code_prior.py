@@ -14,6 +14,7 @@ from vae_keras._checks import (
     integer_seed,
     positive_integer,
     positive_integers,
+    positive_number,
 )
 from vae_keras._training import OwnLossModel, is_symbolic, weighted
 from vae_keras.losses import sum_per_example
@@ -193,17 +194,34 @@ class CodePrior(OwnLossModel):
             tf.cast(codes, tf.int32), self._logits(codes, labels, training)
         )
 
-    def sample(self, num_samples: int, *, labels=None, seed=None) -> tf.Tensor:
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        labels=None,
+        temperature: float = 1.0,
+        seed=None,
+    ) -> tf.Tensor:
         """Draws maps of codes, place by place.
 
         Args:
             num_samples: how many.
             labels: of a prior that has classes, integers `(num_samples,)`.
+            temperature: what logits are divided by. At 1 the draws are the
+                prior's own; below 1 improbable codes become rarer still,
+                and maps less varied.
             seed: int, to get the same maps again; `None` draws new ones.
 
         Returns:
             int32 `(num_samples, *map_shape)`.
+
+        Raises:
+            ValueError: if the temperature is not positive, or labels are
+                missing or do not fit.
         """
+        temperature = positive_number(
+            "temperature", temperature, "1.0 for draws from the prior itself"
+        )
         if self.num_classes is not None:
             check_labels(labels, self.num_classes, num_samples)
         else:
@@ -221,21 +239,24 @@ class CodePrior(OwnLossModel):
                 input_signature=[
                     tf.TensorSpec((None,), tf.int32),
                     tf.TensorSpec((2,), tf.int32),
+                    tf.TensorSpec((), tf.float32),
                 ],
             ).get_concrete_function()
         root: Any = tf.random.fold_in(tf.constant([0, 0]), seed)
         classes: Any = labels
         return self._sampler(
-            tf.cast(classes, tf.int32), tf.cast(root, tf.int32)
+            tf.cast(classes, tf.int32),
+            tf.cast(root, tf.int32),
+            tf.cast(temperature, tf.float32),
         )
 
-    def _sampled(self, labels, seed) -> tf.Tensor:
+    def _sampled(self, labels, seed, temperature) -> tf.Tensor:
         height, width = self.map_shape
         places = tf.reshape(tf.range(height * width), self.map_shape)
 
         def draw_one(place, codes):
             logits = self._logits(codes, labels)
-            logits = logits[:, place // width, place % width]
+            logits = logits[:, place // width, place % width] / temperature
             # The largest of log p + Gumbel noise is a draw from p.
             key: Any = tf.random.fold_in(seed, place)
             uniform = tf.random.stateless_uniform(

@@ -6,12 +6,15 @@ compare with those of other densities only.
 """
 
 import math
-import numbers
 
 import keras
 from keras import ops
 
-from vae_keras._checks import positive_integer, positive_integers
+from vae_keras._checks import (
+    positive_integer,
+    positive_integers,
+    positive_number,
+)
 from vae_keras.losses import bernoulli_nll, sum_per_example
 
 
@@ -183,7 +186,9 @@ class Gaussian(Likelihood):
 
     def __init__(self, initial_scale: float = 0.1, **kwargs):
         super().__init__(**kwargs)
-        self.initial_scale = _positive("initial_scale", initial_scale)
+        self.initial_scale = positive_number(
+            "initial_scale", initial_scale, _SCALE
+        )
         self.log_scale = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(initial_scale)),
@@ -199,7 +204,7 @@ class Gaussian(Likelihood):
 
     @scale.setter
     def scale(self, scale: float):
-        self.log_scale.assign(math.log(_positive("scale", scale)))
+        self.log_scale.assign(math.log(positive_number("scale", scale, _SCALE)))
 
     def nll(self, x, outputs):
         difference = ops.cast(x, "float32") - self.mean(outputs)
@@ -217,15 +222,7 @@ class Gaussian(Likelihood):
         return {**super().get_config(), "initial_scale": self.initial_scale}
 
 
-def _positive(argument: str, value) -> float:
-    number = float(value) if isinstance(value, numbers.Real) else 0.0
-    if not 0 < number < float("inf"):
-        raise ValueError(
-            f"Expected `{argument}` to be a positive finite number. "
-            f"Received: {argument}={value!r}. Use 0.1 for images in [0, 1]."
-        )
-    return number
-
+_SCALE = "0.1 for images in [0, 1]"  # the hint of an error
 
 _BY_NAME = {
     "bernoulli": Bernoulli,
