@@ -434,6 +434,7 @@ def drawn(seed: int, images, val_images, test_images, options) -> dict:
     return {
         "seed": seed,
         "seconds": seconds,
+        "cores": common.num_cores(),
         **LONG,
         "prior": LONG_PRIOR,
         "reconstruction": logs["reconstruction_loss"],
@@ -679,7 +680,7 @@ def samples_as_markdown(results) -> str:
         f"filters, {first['prior_epochs']} epochs on the codes of "
         f"{first['binarisations']} binarisations of each image; "
         f"{np.mean([row['seconds'] for row in rows]):.0f} s of training in "
-        f"all, {len(rows)} seeds. −ELBO "
+        f"all on {first['cores']} core(s), {len(rows)} seeds. −ELBO "
         f"{np.mean([row['reconstruction'] + row['kl'] for row in rows]):.1f}, "
         "Fréchet distance of the reconstructions of other test images "
         f"{np.mean([row['frechet_of_copies'] for row in rows]):.1f}. Logits of "

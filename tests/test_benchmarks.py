@@ -218,6 +218,24 @@ def test_more_codes_cost_more_and_describe_better():
         assert max(kl["vertical"], kl["horizontal"]) < kl["none"]
 
 
+def test_samples_at_the_chosen_temperature_reach_their_goal():
+    """Validation digits choose it; the distance is to test digits."""
+    rows = result("discrete")["samples"]
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    by_temperature = list(zip(*(r["temperatures"] for r in rows), strict=True))
+    val = [np.mean([t["val_frechet"] for t in ts]) for ts in by_temperature]
+    chosen = by_temperature[int(np.argmin(val))]
+    mean = np.mean([t["frechet"] for t in chosen])
+    assert mean <= 8
+    cells = cells_of("discrete", f"{chosen[0]['temperature']:g}")
+    assert cells[2].startswith(f"{mean:.1f} ")
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert f"at temperature {chosen[0]['temperature']:g}" in page
+    coverage = np.mean([t["coverage"] for t in chosen])
+    elbo = np.mean([row["reconstruction"] + row["kl"] for row in rows])
+    assert f"| {elbo:.1f} | {mean:.1f} | {coverage:.2f} |" in page
+
+
 def test_long_training_is_read_off_its_curves():
     results = result("long_training")
     assert len(results["runs"]) == 4
