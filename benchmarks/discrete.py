@@ -66,8 +66,9 @@ POSTERIORS = ("points", "categorical", "gaussian")
 # Training images that samples are compared with, one by one.
 NUM_NEIGHBOURS = 20_000
 PARTS = ("rates", "sizes", "codebook", *POSTERIORS, "contexts", "samples")
-# For samples: epochs of the codes, then of a prior that sees them from as
-# many binarisations; its size, batches and rate; and the temperatures.
+# For samples: epochs of the codes, then of a prior that sees them from so
+# many binarisations; its size, batches and rate, tried with one seed on
+# train[55000:]; and the temperatures.
 LONG = {"num_codes": 128, "epochs": 6, "binarisations": 6, "prior_epochs": 5}
 LONG_PRIOR = {"filters": 48, "batch_size": 250, "learning_rate": 8e-3}
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7)
@@ -399,16 +400,19 @@ def drawn(seed: int, images, val_images, test_images, options) -> dict:
     The distances to validation images choose the temperature.
     """
     start = time.perf_counter()
-    epochs = [LONG["epochs"], LONG["prior_epochs"]]
     vae, _ = trained_codes(
-        "points", images, epochs[0], seed=seed, num_codes=LONG["num_codes"]
+        "points",
+        images,
+        LONG["epochs"],
+        seed=seed,
+        num_codes=LONG["num_codes"],
     )
+    first = LONG["binarisations"] * seed
     codes = [
-        codes_of(vae, images, LONG["binarisations"] * seed + i)
-        for i in range(LONG["binarisations"])
+        codes_of(vae, images, first + i) for i in range(LONG["binarisations"])
     ]
     prior, _ = trained_prior(
-        vae, np.concatenate(codes), epochs[1], seed, **LONG_PRIOR
+        vae, np.concatenate(codes), LONG["prior_epochs"], seed, **LONG_PRIOR
     )
     seconds = time.perf_counter() - start
     binary = common.binarized(test_images)
@@ -679,8 +683,9 @@ def samples_as_markdown(results) -> str:
         f"{first['epochs']} epochs; a prior of {first['prior']['filters']} "
         f"filters, {first['prior_epochs']} epochs on the codes of "
         f"{first['binarisations']} binarisations of each image; "
-        f"{np.mean([row['seconds'] for row in rows]):.0f} s of training in "
-        f"all on {first['cores']} core(s), {len(rows)} seeds. −ELBO "
+        f"{np.mean([row['seconds'] for row in rows]):.0f} s of training, "
+        f"encoding included, on {first['cores']} core(s), "
+        f"{len(rows)} seeds. −ELBO "
         f"{np.mean([row['reconstruction'] + row['kl'] for row in rows]):.1f}, "
         "Fréchet distance of the reconstructions of other test images "
         f"{np.mean([row['frechet_of_copies'] for row in rows]):.1f}. Logits of "

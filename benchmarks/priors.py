@@ -251,6 +251,8 @@ def main():
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3, help="two or more")
     options: argparse.Namespace = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: a standard error needs two or more")
     images, _ = vae_keras.load_mnist("train[:55000]")
     path = pathlib.Path(options.output) / "priors.json"
     results = json.loads(path.read_text()) if path.exists() else {}

@@ -247,7 +247,8 @@ class CodePrior(OwnLossModel):
         return self._sampler(
             tf.cast(classes, tf.int32),
             tf.cast(root, tf.int32),
-            tf.cast(temperature, tf.float32),
+            # Hotter than this is no more uniform, and too much for float32.
+            tf.constant(min(temperature, 1e30), tf.float32),
         )
 
     def _sampled(self, labels, seed, temperature) -> tf.Tensor:
@@ -256,14 +257,17 @@ class CodePrior(OwnLossModel):
 
         def draw_one(place, codes):
             logits = self._logits(codes, labels)
-            logits = logits[:, place // width, place % width] / temperature
-            # The largest of log p + Gumbel noise is a draw from p.
+            logits = logits[:, place // width, place % width]
+            # The largest of log p + Gumbel noise is a draw from p. To scale
+            # the noise is to divide the logits, and cannot overflow.
             key: Any = tf.random.fold_in(seed, place)
             uniform = tf.random.stateless_uniform(
                 tf.shape(logits), key, minval=_TINY
             )
             noise = -tf.math.log(-tf.math.log(uniform))
-            drawn = tf.argmax(logits + noise, axis=1, output_type=tf.int32)
+            drawn = tf.argmax(
+                logits + temperature * noise, axis=1, output_type=tf.int32
+            )
             is_here = places == place
             return place + 1, tf.where(is_here, drawn[:, None, None], codes)
 
