@@ -62,10 +62,11 @@ site: .venv/ready
 		--output docs/_build/html/index.html
 	@echo "The site is built: open docs/_build/html/index.html"
 
-# One clean run, one notebook at a time: some outputs are seconds.
+# One clean run, one notebook at a time: some outputs are seconds. Each has
+# the threads that it has in `make notebooks`, which draws the same pictures.
 store: .venv/ready
 	@rm -rf build/ran
-	@MAKEFLAGS= $(MAKE) --no-print-directory JOBS= notebooks
+	@MAKEFLAGS= $(THREADS) $(MAKE) --no-print-directory JOBS= notebooks
 	@cp build/notebooks/[0-9]*.ipynb notebooks
 	@touch build/ran/*
 
@@ -91,7 +92,8 @@ clean:
 JOBS = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2)
 # Two at a time share the cores, and do not wait for each other's threads.
 HALF := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 1 ? n / 2 : 1)))
-SHARE = $(if $(JOBS),TF_NUM_INTRAOP_THREADS=$(HALF) OMP_NUM_THREADS=$(HALF))
+THREADS := TF_NUM_INTRAOP_THREADS=$(HALF) OMP_NUM_THREADS=$(HALF)
+SHARE = $(if $(JOBS),$(THREADS))
 run = rm -f build/failed; $(SHARE) $(MAKE) $(JOBS) --no-print-directory $(1) || \
 	{ cat build/failed 2> /dev/null; exit 1; }
 
