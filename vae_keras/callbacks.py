@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras._checks import check_images, check_labels, positive_integer
+from vae_keras._drawing import as_images, tiled
 from vae_keras._saving import moved_into_place
 from vae_keras.evaluation import _mean_kl, _num_active, _posteriors
-from vae_keras.plotting import _as_images, _mosaic
 
 
 class KLWarmUp(keras.callbacks.Callback):
@@ -205,7 +205,7 @@ class SampleGrid(keras.callbacks.Callback):
                 f"Received: {type(self.model).__name__}. Leave it out."
             )
         check_images(self.images, self.model.image_shape)
-        _as_images(self.images)
+        as_images(self.images)
         if self.model.num_classes is not None:
             check_labels(self.labels, self.model.num_classes, len(self.images))
         if self.folder.exists() and not self.folder.is_dir():
@@ -247,6 +247,6 @@ class SampleGrid(keras.callbacks.Callback):
             rows.append(self.model(inputs, training=False))
         if self.model.has_prior:
             rows.append(self.model.generate(count, labels=self.labels, seed=0))
-        picture = _mosaic(np.concatenate(rows), len(self.images), gap=1)
+        picture = tiled(np.concatenate(rows), len(self.images), gap=1)
         picture = np.nan_to_num(picture, nan=1.0).clip(0, 1)
         return np.rint(255 * picture).astype("uint8")
