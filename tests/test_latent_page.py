@@ -30,6 +30,9 @@ def module(name):
     return loaded
 
 
+# What the script imports as its neighbour.
+sys.path.append(str(FOLDER))
+weights = importlib.import_module("stored_weights")
 build = module("build")
 
 
@@ -79,9 +82,12 @@ def path(built, tmp_path_factory):
 def stored(built):
     """The networks as the page has them, in float64."""
     return [
-        build.Networks(
+        weights.Networks(
             *(
-                [build.Layer(*(a.astype("float64") for a in x)) for x in layers]
+                [
+                    weights.Layer(*(a.astype("float64") for a in x))
+                    for x in layers
+                ]
                 for layers in networks
             )
         )
@@ -152,14 +158,14 @@ def of_page(chrome, model, epsilon):
 
 
 def of_numpy(networks, x, epsilon):
-    mean, log_var = build.encode(networks, x)
+    mean, log_var = weights.encode(networks, x)
     z = mean + np.exp(log_var / 2) * epsilon
-    reconstruction, kl = build.terms(networks, x, epsilon)
+    reconstruction, kl = weights.terms(networks, x, epsilon)
     log_ratio = (epsilon**2 + log_var - z**2).sum(axis=1) / 2
     return {
         "mean": mean,
         "logVar": log_var,
-        "logits": build.decode(networks, z),
+        "logits": weights.decode(networks, z),
         "reconstruction": reconstruction,
         "kl": kl,
         "elbo": reconstruction + kl,
@@ -212,7 +218,7 @@ def test_stored_weights_are_integers_times_powers_of_two(vaes):
     images, _ = vae_keras.load_mnist("train[:1000]")
     images = images.reshape(1000, -1)
     plain = build.networks_of(vaes[1])
-    networks = build.stored_networks(plain, images, 1, 1e-2)
+    networks = weights.stored_networks(plain, images, 1, 1e-2)
     for stored, original in zip(
         [*networks.encoder, *networks.decoder],
         [*plain.encoder, *plain.decoder],
@@ -232,8 +238,8 @@ def test_rows_take_over_errors_of_others(vaes):
     layer = build.networks_of(vaes[1]).encoder[0]
     h = np.pad(images, ((0, 0), (0, 1)), constant_values=1).astype("float64")
     gradients = np.ones(layer.bias.size)
-    statistics = build.Statistics(h.T @ h / len(h), gradients)
-    stored = build.stored(layer, statistics, 0.1)
+    statistics = weights.Statistics(h.T @ h / len(h), gradients)
+    stored = weights.stored(layer, statistics, 0.1)
     steps = np.exp2(np.add.outer(stored.rows, stored.columns, dtype=float))
     nearest = np.rint(layer.kernel / steps) * steps
     expected = images @ layer.kernel + layer.bias
@@ -254,7 +260,9 @@ def test_finer_steps_cost_less(vaes):
     costs = [
         build.measured(
             plain,
-            build.unpacked(build.stored_networks(plain, images, 1, precision)),
+            weights.unpacked(
+                weights.stored_networks(plain, images, 1, precision)
+            ),
             images,
         )["cost_rms"]
         for precision in (1e-3, 1e-2)
@@ -281,7 +289,7 @@ def test_statistics_are_those_of_tensorflow(vaes):
     expected = tape.gradient(loss, output).numpy()
     networks = build.networks_of(vae)
     rows = images.reshape(200, -1)
-    statistics = build.statistics_of(networks, rows, noise, 8)
+    statistics = weights.statistics_of(networks, rows, noise, 8)
     of_head = statistics[len(networks.encoder) - 1]
     np.testing.assert_allclose(
         of_head.gradients_rms,
@@ -341,7 +349,7 @@ def test_numbers_are_those_of_keras(
     )
     *hidden, head = stored[model].encoder
     mean, log_var = (
-        build.Layer(kernel, bias)
+        weights.Layer(kernel, bias)
         for kernel, bias in zip(
             np.split(head.kernel, 2, axis=1),
             np.split(head.bias, 2),
@@ -399,7 +407,7 @@ def test_map_has_the_posterior_means(chrome, stored):
         received = chrome.execute_script(
             "return [...latent.models[arguments[0]].means]", model
         )
-        expected, _ = build.encode(networks, images.reshape(2000, -1))
+        expected, _ = weights.encode(networks, images.reshape(2000, -1))
         np.testing.assert_allclose(
             np.reshape(received, (2000, 2)), expected, atol=0.51 / 256
         )
@@ -472,7 +480,7 @@ def test_pointer_decodes_where_it_is(browser, chrome, stored):
     z = state(chrome, "z")
     np.testing.assert_allclose(z, (1, -0.5), atol=0.02)
     browser.wait_for(chrome, "!latent.state.isNew")
-    logits = build.decode(stored[0], np.array([z]))[0]
+    logits = weights.decode(stored[0], np.array([z]))[0]
     expected = as_drawn(1 / (1 + np.exp(-logits)))
     assert np.abs(pixels(chrome, "decoded") - expected).max() <= 0.51
     assert "nearest test digits" in element(chrome, "where").text
