@@ -390,13 +390,13 @@ def test_bound_and_its_error(chrome, stored, digits):
     )
     draws = of_numpy(stored[0], np.repeat(digits[:1], 50, axis=0), noise)
     largest = draws["logWeight"].max()
-    weights = np.exp(draws["logWeight"] - largest)
+    ratios = np.exp(draws["logWeight"] - largest)
     losses = draws["reconstruction"]
     expected = [
         losses.mean(),
         losses.std(ddof=1) / 50**0.5,
-        -largest - np.log(weights.mean()),
-        weights.std(ddof=1) / 50**0.5 / weights.mean(),
+        -largest - np.log(ratios.mean()),
+        ratios.std(ddof=1) / 50**0.5 / ratios.mean(),
     ]
     np.testing.assert_allclose(received, expected, rtol=0, atol=1e-5)
 

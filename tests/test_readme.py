@@ -139,6 +139,8 @@ def test_likelihood_is_what_the_benchmark_measured():
         nlls[name] = f"{mean:.2f} ± {error:.2f}"
         assert row[-2] == nlls[name]
         assert row[-1].startswith(f"{runs[0]['active_units']} ")
+        if name.startswith("learned"):
+            assert f"{runs[0]['weighted_losses'][-1]:.2f} nats" in MEASURED
     # README has the quickest and the best.
     assert nlls["conv, 15 minutes"] in README
     assert min(nlls.values()) in README
